@@ -1,0 +1,181 @@
+"""Clips to train on: the procedural world, or the rows of a manifest. Index in, frames and text out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from data.manifest import ClipRecord, read_manifest
+from data.seeding import draw_integer, keyed_generator
+from data.transforms import fit
+from data.world import sample_scene
+
+
+@dataclass(frozen=True)
+class TextClip:
+    """A clip with its caption. frames: uint8 ``(t, h, w, 3)``; frame_rate in frames a second."""
+
+    frames: Tensor
+    frame_rate: float
+    text: str
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """What is known of a clip before it is read."""
+
+    num_frames: int
+    height: int
+    width: int
+    frame_rate: float
+
+
+class ClipSource(Protocol):
+    """Clips by index. ``key`` names a clip's exact content for the cache."""
+
+    def __len__(self) -> int: ...
+    def shape(self, index: int) -> ClipShape: ...
+    def key(self, index: int) -> str: ...
+    def load(self, index: int) -> TextClip: ...
+
+
+class WorldClips:
+    """Renders of the world: clip ``index`` is scene ``(split, seed = index)`` at a size and rate drawn from a list.
+
+    Args:
+        split: "train", "val", "test" or "all" (see `data.world.sample_scene`).
+        count: number of clips.
+        num_frames: frames of each.
+        sizes: (height, width) to draw from; name one twice to draw it twice as often.
+        frame_rates: rates to draw from.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        num_frames: int,
+        sizes: Sequence[Sequence[int]],
+        frame_rates: Sequence[float],
+    ) -> None:
+        self.split, self.count, self.num_frames = split, count, num_frames
+        self.sizes, self.frame_rates = [(h, w) for h, w in sizes], list(frame_rates)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def shape(self, index: int) -> ClipShape:
+        """Size and rate of clip ``index``."""
+        generator = keyed_generator(self.split, index, "shape")
+        height, width = self.sizes[draw_integer(len(self.sizes), generator)]
+        rate = self.frame_rates[draw_integer(len(self.frame_rates), generator)]
+        return ClipShape(self.num_frames, height, width, rate)
+
+    def key(self, index: int) -> str:
+        """Split, seed, size, frames and rate."""
+        s = self.shape(index)
+        return f"world-{self.split}-{index}-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps"
+
+    def load(self, index: int) -> TextClip:
+        """Render clip ``index``. Nine captions in ten state everything, the others are short."""
+        s = self.shape(index)
+        scene = sample_scene(self.split, index)
+        style = "short" if draw_integer(10, keyed_generator(self.split, index, "style")) == 0 else "exhaustive"
+        return TextClip(scene.render(s.num_frames, s.height, s.width, s.frame_rate), s.frame_rate, scene.caption(style))
+
+
+class ManifestClips:
+    """Clips of a manifest's rows, resampled to one frame rate and fitted to the listed size of nearest aspect.
+
+    A row longer than ``num_frames`` gives several clips, one after the other; what is left over at its end is
+    not used, and a shorter row is cut to the longest ``1 + frame_multiple·k``.
+
+    Raises:
+        ValueError: the manifest cannot be read, or no row is long enough.
+    """
+
+    def __init__(
+        self,
+        manifest: str | Path,
+        split: str,
+        num_frames: int,
+        sizes: Sequence[Sequence[int]],
+        frame_rate: float,
+        frame_multiple: int,
+    ) -> None:
+        self.frame_rate = frame_rate
+        self.sizes = [(h, w) for h, w in sizes]
+        self.parts: list[tuple[ClipRecord, int, int]] = []  # row, first frame, frames
+        for row in read_manifest(manifest, split=split):
+            record = _completed(row)
+            total = _frames_at(record, frame_rate)
+            for first in range(0, total, num_frames):
+                usable = min(num_frames, total - first)
+                usable -= (usable - 1) % frame_multiple
+                if usable == num_frames or (first == 0 and usable > frame_multiple):
+                    self.parts.append((record, first, usable))
+        if not self.parts:
+            raise ValueError(
+                f"data.manifest={manifest}: no clip of split {split!r} has more than {frame_multiple} frames "
+                f"at {frame_rate:g} fps: add longer clips"
+            )
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def shape(self, index: int) -> ClipShape:
+        """Size after fitting, frames, and the common rate."""
+        record, _, frames = self.parts[index]
+        assert record.width and record.height
+        aspect = record.width / record.height
+        height, width = min(self.sizes, key=lambda size: abs(math.log(size[1] / size[0] / aspect)))
+        return ClipShape(frames, height, width, self.frame_rate)
+
+    def key(self, index: int) -> str:
+        """Path, size and time of change of the file, and what is taken of it."""
+        record, first, _ = self.parts[index]
+        stat, s = record.path.stat(), self.shape(index)
+        return (
+            f"{record.path.resolve()}-{stat.st_size}-{stat.st_mtime_ns}-{record.start:g}-{first}"
+            f"-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps"
+        )
+
+    def load(self, index: int) -> TextClip:
+        """Read clip ``index``; raises `data.video.VideoError` when its file is damaged."""
+        # PyAV is not installed where only the world is trained on
+        from data.video import VideoError, read_video
+
+        record, first, frames = self.parts[index]
+        s = self.shape(index)
+        clip = read_video(
+            record.path,
+            start=record.start + first / self.frame_rate,
+            seconds=frames / self.frame_rate,
+            frame_rate=self.frame_rate,
+        )
+        if len(clip.frames) < frames:
+            reason = f"has {len(clip.frames)} of {frames} frames wanted: mend its manifest row"
+            raise VideoError(record.path, reason)
+        return TextClip(fit(clip.frames[:frames], s.height, s.width), self.frame_rate, record.text)
+
+
+def _completed(record: ClipRecord) -> ClipRecord:
+    """The row with what the manifest leaves out read from the file: its size and the time at which it ends."""
+    known = (record.width, record.height, record.fps, record.num_frames)
+    if record.end is not None and None not in known[:2]:
+        return record
+    if None in known:
+        from data.video import probe_video  # see `ManifestClips.load`
+
+        info = probe_video(record.path)
+        return replace(record, width=info.width, height=info.height, end=record.end or info.duration)
+    return replace(record, end=record.end or record.num_frames / record.fps)
+
+
+def _frames_at(record: ClipRecord, frame_rate: float) -> int:
+    """Frames that a completed row gives at ``frame_rate``; a tenth of one may be missing at its end."""
+    assert record.end is not None
+    return max(0, math.floor((record.end - record.start) * frame_rate + 0.1))

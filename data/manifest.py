@@ -1,0 +1,159 @@
+"""A manifest lists the clips of a data set: which file, what it shows, and what is known of it."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One row. `start` and `end` are seconds within the file (`end=None`: to its end). `width`, `height`,
+    `fps` and `num_frames` are what the manifest says, None where it says nothing. `row` counts as a
+    spreadsheet does: the header of a csv is row 1; in a jsonl it is the line."""
+
+    path: Path
+    text: str
+    row: int
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    num_frames: int | None = None
+    start: float = 0.0
+    end: float | None = None
+    split: str | None = None
+
+
+def read_manifest(path: str | Path, split: str | None = None) -> list[ClipRecord]:
+    """Read a `.csv` or `.jsonl` manifest with `path` and `text` and, where known, `width`, `height`, `fps`,
+    `num_frames`, `start`, `end` and `split`; other columns are left alone.
+
+    Relative paths are relative to the manifest's folder. Files are not opened here. With `split`, only rows
+    of that split are read, if the manifest has splits at all; so rows of `test` are never trained on.
+
+    Raises:
+        ValueError: the file is missing or of another kind, a column is missing, a row is wrong (named
+            by file and row), or no row is left.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise ValueError(f"manifest {path} ends in {path.suffix or 'nothing'!r}: use a .csv or .jsonl file")
+    if not path.is_file():
+        raise ValueError(f"manifest {path} does not exist: check data.manifest")
+    read_rows = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
+    try:
+        rows = list(read_rows(path))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"manifest {path} is not UTF-8 text: save it as UTF-8") from error
+    if not rows:
+        raise ValueError(f"manifest {path} has no rows: list at least one clip in it")
+    chosen = rows if split is None else _of_split(path, rows, split)
+    return [_record(path, number, row) for number, row in chosen]
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        number = 1
+        try:
+            names = reader.fieldnames or []
+            for name in ("path", "text"):
+                if name not in names:
+                    raise ValueError(
+                        f"{path.name} row 1: column {name!r} is missing: the header must name it"
+                    )
+            for number, row in enumerate(reader, start=2):
+                if None in row or None in row.values():
+                    raise ValueError(
+                        f"{path.name} row {number}: {'more' if None in row else 'fewer'} fields than the "
+                        f"header's {len(names)}: quote fields that hold commas"
+                    )
+                yield number, row
+        except csv.Error as error:
+            raise ValueError(f"{path.name} row {number + 1}: {error}: mend its quotes") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path.name} row {number}: not JSON ({error.msg}): mend the line"
+                ) from error
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{path.name} row {number}: must be one JSON object in braces: mend the line"
+                )
+            yield number, row
+
+
+def _of_split(
+    path: Path, rows: list[tuple[int, dict[str, Any]]], split: str
+) -> list[tuple[int, dict[str, Any]]]:
+    if not any(row.get("split") for _, row in rows):
+        return rows
+    for number, row in rows:
+        if not row.get("split"):
+            raise ValueError(f"{path.name} row {number}: split is empty, but other rows have one: fill it in")
+    chosen = [(number, row) for number, row in rows if row["split"] == split]
+    if not chosen:
+        present = ", ".join(sorted({str(row["split"]) for _, row in rows}))
+        raise ValueError(f"{path.name} has no row with split {split!r}: it has {present}")
+    return chosen
+
+
+def _record(path: Path, number: int, row: dict[str, Any]) -> ClipRecord:
+    where = f"{path.name} row {number}"
+    for name in ("path", "text"):
+        if not isinstance(row.get(name), str):
+            raise ValueError(f"{where}: {name} is missing or not text: fill it in")
+    if not row["path"].strip():
+        raise ValueError(f"{where}: path is empty: name the clip's file")
+    start = _number(where, row, "start", minimum=0.0) or 0.0
+    end = _number(where, row, "end", minimum=0.0)
+    if end is not None and end <= start:
+        raise ValueError(f"{where}: end={end:g} must come after start={start:g} (seconds): change either")
+    return ClipRecord(
+        path=path.parent / row["path"].strip(),
+        text=row["text"].strip(),
+        row=number,
+        width=_whole(where, row, "width"),
+        height=_whole(where, row, "height"),
+        fps=_number(where, row, "fps", minimum=1e-3),
+        num_frames=_whole(where, row, "num_frames"),
+        start=start,
+        end=end,
+        split=str(row["split"]) if row.get("split") else None,
+    )
+
+
+def _number(where: str, row: dict[str, Any], name: str, minimum: float) -> float | None:
+    """The number in column `name`, None where it is empty or absent. "1200+" counts as 1200."""
+    value = row.get(name)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value.strip().removesuffix("+") if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= minimum):
+        raise ValueError(
+            f"{where}: {name}={value!r} must be a number of at least {minimum:g}: mend it or leave it empty"
+        )
+    return number
+
+
+def _whole(where: str, row: dict[str, Any], name: str) -> int | None:
+    number = _number(where, row, name, minimum=0)
+    if number is not None and number != int(number):
+        raise ValueError(f"{where}: {name}={row[name]!r} must be a whole number: mend it or leave it empty")
+    return None if number is None else int(number)

@@ -1,0 +1,167 @@
+"""Full packs: views of clips of any shape, put together up to a budget of tokens.
+
+The order is a pure function of (seed, epoch, position): no state to save, the same for any number of ranks.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.dataset import ClipSource, TextClip
+from data.latents import TensorCache
+from data.seeding import draw_integer, keyed_generator
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class View:
+    """What one sample takes of a clip.
+
+    index: of the clip. start, length: latent frames taken; ``start`` 0 begins with the one-frame latent.
+    keyframe: a further one-frame latent joins. tokens: in all.
+    """
+
+    index: int
+    start: int
+    length: int
+    keyframe: bool
+    tokens: int
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """A clip's latent frames, and tokens in each."""
+
+    frames: int
+    tokens_per_frame: int
+
+
+class PackPlan:
+    """Which views make up pack ``position``, counted over all epochs and ranks.
+
+    Args:
+        shapes: of the clips, by index.
+        window: the most latent frames of a view.
+        token_budget: the most tokens of a pack.
+        keyframe_share: share of the views that a keyframe joins.
+        seed: of the order and of the views.
+    Raises:
+        ValueError: there is no clip, or the longest view does not fit the budget.
+    """
+
+    def __init__(
+        self, shapes: Sequence[LatentShape], window: int, token_budget: int, keyframe_share: float, seed: int
+    ) -> None:
+        if not shapes:
+            raise ValueError("there are no clips to train on: check data.manifest and data.num_clips")
+        most = max((min(s.frames, window) + (keyframe_share > 0)) * s.tokens_per_frame for s in shapes)
+        if token_budget < most:
+            raise ValueError(f"data.token_budget={token_budget} must hold the longest view: use at least {most}")
+        self.shapes, self.window, self.token_budget = list(shapes), window, token_budget
+        self.keyframe_share, self.seed = keyframe_share, seed
+        self._first_position = [0]  # of each epoch planned so far
+        self._packs: tuple[int, list[list[View]]] = (-1, [])  # of the epoch last asked for
+
+    def pack(self, position: int) -> list[View]:
+        """The views of one pack; neighbouring positions of an epoch share no clip."""
+        epoch = 0
+        while True:
+            if epoch + 1 < len(self._first_position) and position >= self._first_position[epoch + 1]:
+                epoch += 1
+                continue
+            packs = self._epoch(epoch)
+            first = self._first_position[epoch]
+            if position < first + len(packs):
+                return packs[position - first]
+            if epoch + 1 == len(self._first_position):
+                self._first_position.append(first + len(packs))
+            epoch += 1
+
+    def fill(self, epoch: int) -> float:
+        """Share of the budget that the packs of an epoch fill."""
+        packs = self._epoch(epoch)
+        return sum(view.tokens for pack in packs for view in pack) / (len(packs) * self.token_budget)
+
+    def _epoch(self, epoch: int) -> list[list[View]]:
+        if self._packs[0] != epoch:
+            views = [self._view(epoch, index) for index in range(len(self.shapes))]
+            self._packs = (epoch, pack_views(views, self.token_budget, keyed_generator(self.seed, epoch, "order")))
+        return self._packs[1]
+
+    def _view(self, epoch: int, index: int) -> View:
+        """Half of the views begin in mid-clip, where there is no one-frame latent; a third are shorter than the
+        window, down to a single image."""
+        shape = self.shapes[index]
+        generator = keyed_generator(self.seed, epoch, index, "view")
+        longest = min(self.window, shape.frames)
+        shorter = float(torch.rand((), generator=generator)) < 1 / 3
+        length = 1 + draw_integer(longest, generator) if shorter else longest
+        latest = shape.frames - length
+        from_middle = latest > 0 and float(torch.rand((), generator=generator)) < 0.5
+        start = 1 + draw_integer(latest, generator) if from_middle else 0
+        keyframe = float(torch.rand((), generator=generator)) < self.keyframe_share
+        return View(index, start, length, keyframe, (length + keyframe) * shape.tokens_per_frame)
+
+
+def pack_views(views: Sequence[View], token_budget: int, generator: torch.Generator) -> list[list[View]]:
+    """Put shuffled views into packs of at most ``token_budget`` tokens.
+
+    Best fit among a few open packs: each view goes where it leaves the least room, so that long and short views
+    complete each other. Packs come out in random order.
+    """
+    open_packs: list[tuple[int, list[View]]] = []  # room left, views
+    packs: list[list[View]] = []
+    for place in torch.randperm(len(views), generator=generator).tolist():
+        view = views[place]
+        fitting = [n for n, (room, _) in enumerate(open_packs) if room >= view.tokens]
+        if fitting:
+            best = min(fitting, key=lambda n: open_packs[n][0])
+            room, members = open_packs[best]
+            open_packs[best] = (room - view.tokens, [*members, view])
+        else:
+            open_packs.append((token_budget - view.tokens, [view]))
+            if len(open_packs) > 8:
+                fullest = min(range(len(open_packs)), key=lambda n: open_packs[n][0])
+                packs.append(open_packs.pop(fullest)[1])
+    packs += [members for _, members in open_packs]
+    return [packs[place] for place in torch.randperm(len(packs), generator=generator).tolist()]
+
+
+@dataclass(frozen=True)
+class PackItem:
+    """A view with the stored tensors of its clip, or with the clip itself where nothing is stored yet."""
+
+    view: View
+    encoded: dict[str, Tensor] | None
+    text: str
+    clip: TextClip | None
+
+
+class Packs(Dataset):
+    """Pack ``position`` as a list of `PackItem`; for the workers of a `DataLoader`.
+
+    A clip that cannot be read is left out of its pack, with a warning that gives the reason.
+    """
+
+    def __init__(self, source: ClipSource, cache: TensorCache, plan: PackPlan) -> None:
+        self.source, self.cache, self.plan = source, cache, plan
+
+    def __getitem__(self, position: int) -> list[PackItem]:
+        items: list[PackItem] = []
+        for view in self.plan.pack(position):
+            stored = self.cache.get(self.source.key(view.index))
+            if stored is not None:
+                items.append(PackItem(view, stored[0], stored[1], None))
+                continue
+            try:
+                clip = self.source.load(view.index)
+            except ValueError as error:  # a damaged file: `data.video.VideoError`
+                logger.warning("left out: %s", error)
+                continue
+            items.append(PackItem(view, None, clip.text, clip))
+        return items

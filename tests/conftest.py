@@ -1,0 +1,115 @@
+"""Fixtures that several test files share."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from vae3d import VideoVAE
+
+if TYPE_CHECKING:
+    from video_dit import VideoDiT, VideoPipeline
+
+CLIPS = Path(__file__).parents[2] / "shared" / "clips"
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """The folder of real clips, which stands beside the repository on the machines that have it."""
+    if not (CLIPS / "index.csv").is_file():
+        pytest.skip(f"{CLIPS} is missing")
+    return CLIPS
+
+
+@pytest.fixture
+def tiny_vae() -> VideoVAE:
+    """An autoencoder with random weights and statistics; two blocks each, so that their order matters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mean, std = torch.randn(4), 0.5 + 1.5 * torch.rand(4)
+        vae = VideoVAE(
+            latent_channels=4,
+            width=32,
+            encoder_depth=2,
+            decoder_depth=2,
+            thin_width=8,
+            thin_depth=2,
+            latents_mean=mean.tolist(),
+            latents_std=std.tolist(),
+        )
+    return vae.eval()
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def job_port() -> int:
+    """A free port for the master of a DeepSpeed job of several processes."""
+    return free_port()
+
+
+@pytest.fixture
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process as the only rank of a DeepSpeed job."""
+    from deepspeed import comm  # slow to import; few tests need it
+
+    job = {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
+    for name, value in job.items():
+        monkeypatch.setenv(name, str(value))
+    comm.init_distributed(verbose=False)
+    yield
+    comm.destroy_process_group()
+
+
+@pytest.fixture
+def tiny_dit() -> "VideoDiT":
+    """A transformer whose parameters are all random: one that was just built gives zeros."""
+    from video_dit import VideoDiT  # imports transformers; few tests need it
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        model = VideoDiT(
+            in_channels=4,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=2,
+            text_dim=16,
+            sample_sizes=[[32, 32], [16, 48]],
+            sample_latent_frames=5,
+            base_tokens=4,
+        )
+        for parameter in model.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_pipe(tiny_dit: "VideoDiT", tiny_vae: VideoVAE) -> "VideoPipeline":
+    """A pipeline of random parts that makes 5 latent frames of 32x32 pixels at a time, without a progress bar."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from video_dit import VideoPipeline
+    from video_dit.text import TextConfig, byte_t5
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        tokenizer, encoder = byte_t5(
+            TextConfig(max_length=32, width=16, num_layers=1, num_heads=2, hidden=32)
+        )
+    pipe = VideoPipeline(tiny_dit, tiny_vae, encoder.eval(), tokenizer, FlowMatchEulerDiscreteScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

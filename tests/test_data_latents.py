@@ -1,0 +1,111 @@
+"""The tensor cache: what comes back, and that a file is complete or absent."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from data import latents
+from data.latents import TensorCache
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_was_put_comes_back(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path / "new" / "folder")
+    tensors = {
+        "frames": torch.randint(256, (5, 4, 6, 3), dtype=torch.uint8),
+        "latents": torch.randn(4, 2, 2, 3).bfloat16(),
+        "turned": torch.randn(3, 5).T,  # not contiguous
+        "none": torch.zeros(0, 3),
+    }
+    text = "a réd sphere,\n“bounces” 球"
+    assert cache.get("clip") is None
+    cache.put("clip", tensors, text)
+    stored = cache.get("clip")
+    assert stored is not None
+    assert stored[1] == text
+    assert set(stored[0]) == set(tensors)
+    for name, tensor in tensors.items():
+        assert stored[0][name].dtype == tensor.dtype
+        assert torch.equal(stored[0][name], tensor)
+
+
+def test_keys_and_spaces_are_apart(tmp_path: Path) -> None:
+    for space in ("a", "b"):
+        for key in ("1", "2"):
+            TensorCache(tmp_path, space).put(key, {"x": torch.zeros(1)}, space + key)
+    for space in ("a", "b"):
+        for key in ("1", "2"):
+            assert TensorCache(tmp_path, space).get(key)[1] == space + key
+    assert TensorCache(tmp_path, "c").get("1") is None
+    assert len(files(tmp_path)) == 4
+
+
+def test_without_a_folder_nothing_is_kept() -> None:
+    cache = TensorCache(None)
+    cache.put("clip", {"x": torch.zeros(1)}, "")
+    assert cache.get("clip") is None
+
+
+def test_a_later_put_replaces_the_earlier(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    cache.put("clip", {"x": torch.zeros(3)}, "old")
+    before = cache.get("clip")
+    cache.put("clip", {"x": torch.ones(2)}, "new")
+    assert before is not None
+    assert torch.equal(before[0]["x"], torch.zeros(3))  # what was read stays what it was
+    stored = cache.get("clip")
+    assert stored is not None
+    assert torch.equal(stored[0]["x"], torch.ones(2))
+    assert stored[1] == "new"
+    assert len(files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new", "replaced"])
+def test_a_write_cut_short_leaves_no_broken_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
+    """The process dies after half of the file: the entry is what it was before."""
+    cache = TensorCache(tmp_path)
+    if old:
+        cache.put("clip", {"x": torch.zeros(3)}, "old")
+
+    def half(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        path.write_bytes(b"\x10\x00\x00")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(latents, "save_file", half)
+        with pytest.raises(OSError, match="no space"):
+            cache.put("clip", {"x": torch.ones(3)}, "new")
+    stored = cache.get("clip")
+    if old:
+        assert stored is not None
+        assert stored[1] == "old"
+    else:
+        assert stored is None
+    cache.put("clip", {"x": torch.ones(3)}, "new")
+    stored = cache.get("clip")
+    assert stored is not None
+    assert stored[1] == "new"
+
+
+def test_a_draft_is_never_taken_for_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one process writes, another reads: a file has a name that `get` looks for only once whole."""
+    cache = TensorCache(tmp_path)
+    save = latents.save_file
+    seen: list[object] = []
+
+    def watched(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        save(tensors, path, metadata=metadata)
+        seen.append(cache.get("clip"))
+
+    monkeypatch.setattr(latents, "save_file", watched)
+    cache.put("clip", {"x": torch.ones(3)}, "")
+    assert seen == [None]
+    assert cache.get("clip") is not None
+    assert all(name.endswith(".safetensors") for name in files(tmp_path))

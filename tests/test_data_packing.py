@@ -1,0 +1,156 @@
+"""Full packs of clips of any shape, as a pure function of (seed, epoch, position)."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data.dataset import ClipShape, TextClip
+from data.latents import TensorCache
+from data.packing import LatentShape, PackPlan, Packs, View, pack_views
+from data.seeding import keyed_generator
+
+MIXED = [LatentShape(frames, tokens) for frames, tokens in [(13, 16), (13, 15), (5, 24), (1, 36), (9, 60)]]
+WINDOW, BUDGET = 9, 1152
+
+
+def plan(count: int = 100, budget: int = BUDGET, keyframes: float = 0.1, seed: int = 0) -> PackPlan:
+    return PackPlan([MIXED[n % len(MIXED)] for n in range(count)], WINDOW, budget, keyframes, seed)
+
+
+def epoch_of(packs: PackPlan, first: int) -> list[list[View]]:
+    """The packs from ``first`` on until every clip was met."""
+    found: list[list[View]] = []
+    while sum(map(len, found)) < len(packs.shapes):
+        found.append(packs.pack(first + len(found)))
+    return found
+
+
+def test_packs_keep_the_budget_and_fill_it() -> None:
+    packs = plan(500)
+    for pack in epoch_of(packs, 0):
+        assert pack
+        assert sum(view.tokens for view in pack) <= BUDGET
+    assert packs.fill(0) >= 0.9
+    assert packs.fill(3) >= 0.9
+
+
+def test_each_clip_once_an_epoch_and_other_views_in_the_next() -> None:
+    packs = plan()
+    first = epoch_of(packs, 0)
+    second = epoch_of(packs, len(first))
+    for epoch in (first, second):
+        assert sorted(view.index for pack in epoch for view in pack) == list(range(100))
+    a, b = ({view.index: view for pack in epoch for view in pack} for epoch in (first, second))
+    assert sum(a[n] != b[n] for n in a) > 30
+    assert [[v.index for v in pack] for pack in first] != [[v.index for v in pack] for pack in second]
+
+
+def test_no_state_decides() -> None:
+    """Any order of asking, and a fresh plan, give the same; another seed does not."""
+    packs = plan()
+    in_order = [packs.pack(n) for n in range(40)]
+    other = plan()
+    assert other.pack(37) == in_order[37]
+    assert [other.pack(n) for n in reversed(range(40))] == in_order[::-1]
+    assert plan().pack(20) == in_order[20]
+    assert [plan(seed=1).pack(n) for n in range(3)] != in_order[:3]
+
+
+def test_views_lie_within_their_clips() -> None:
+    views = [view for epoch in range(30) for view in sum(plan(10, seed=epoch)._epoch(epoch), [])]
+    for view in views:
+        shape = MIXED[view.index % len(MIXED)]
+        assert 1 <= view.length <= min(WINDOW, shape.frames)
+        assert 0 <= view.start <= shape.frames - view.length
+        assert view.tokens == (view.length + view.keyframe) * shape.tokens_per_frame
+
+
+def test_shares_of_the_views() -> None:
+    """Of long clips half begin in mid-clip, two thirds are as long as they can be, images occur."""
+    views = [
+        view for pack in epoch_of(PackPlan([MIXED[0]] * 1500, WINDOW, BUDGET, 0.2, 0), 0) for view in pack
+    ]
+    assert sum(view.start > 0 for view in views) / 1500 == pytest.approx(0.5, abs=0.05)
+    assert sum(view.keyframe for view in views) / 1500 == pytest.approx(0.2, abs=0.04)
+    lengths = Counter(view.length for view in views)
+    assert lengths[WINDOW] / 1500 == pytest.approx(2 / 3 + 1 / 27, abs=0.05)
+    assert set(lengths) == set(range(1, WINDOW + 1))
+    starts = {view.start for view in views if view.length == WINDOW}
+    assert starts == set(range(MIXED[0].frames - WINDOW + 1))
+
+
+def test_big_and_small_complete_each_other() -> None:
+    views = [View(n, 0, 1, False, tokens) for n, tokens in enumerate([70, 60, 55, 45, 40, 30])]
+    packs = pack_views(views, 100, keyed_generator(0))
+    assert [sum(view.tokens for view in pack) for pack in packs] == [100, 100, 100]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], 9, 100, 0.1, 0), "there are no clips to train on: check data.manifest and data.num_clips"),
+        ((MIXED, 9, 599, 0.1, 0), "data.token_budget=599 must hold the longest view: use at least 600"),
+        ((MIXED, 9, 539, 0.0, 0), "data.token_budget=539 must hold the longest view: use at least 540"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        PackPlan(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_the_longest_view_just_fits() -> None:
+    packs = PackPlan(MIXED * 20, 9, 600, 0.9, 0)
+    assert max(sum(v.tokens for v in pack) for pack in epoch_of(packs, 0)) == 600
+
+
+class Clips:
+    """Grey clips, the third of which is damaged."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def shape(self, index: int) -> ClipShape:
+        return ClipShape(5, 16, 16, 8.0)
+
+    def key(self, index: int) -> str:
+        return f"grey-{index}"
+
+    def load(self, index: int) -> TextClip:
+        if index == 2:
+            raise ValueError("grey-2.mp4 is damaged")
+        return TextClip(torch.full((5, 16, 16, 3), index, dtype=torch.uint8), 8.0, f"grey {index}")
+
+
+def grey_packs(folder: Path) -> Packs:
+    return Packs(Clips(), TensorCache(folder), PackPlan([LatentShape(2, 4)] * 5, 2, 1000, 0.1, 0))
+
+
+def test_items_are_stored_tensors_where_there_are_some(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    packs = grey_packs(tmp_path)
+    packs.cache.put("grey-4", {"latents": torch.ones(3)}, "stored")
+    with caplog.at_level(logging.WARNING):
+        items = {item.view.index: item for item in packs[0]}
+    assert sorted(items) == [0, 1, 3, 4]
+    assert "left out: grey-2.mp4 is damaged" in caplog.text
+    for index in (0, 1, 3):
+        item = items[index]
+        assert item.encoded is None
+        assert item.clip is not None
+        assert item.text == f"grey {index}"
+        assert (item.clip.frames == index).all()
+    assert items[4].clip is None
+    assert items[4].text == "stored"
+    assert torch.equal(items[4].encoded["latents"], torch.ones(3))
+
+
+def test_a_loader_gives_whole_packs(tmp_path: Path) -> None:
+    packs = grey_packs(tmp_path)
+    loaded = list(DataLoader(packs, batch_size=None, sampler=[0, 3]))
+    assert [[item.view for item in items] for items in loaded] == [[i.view for i in packs[n]] for n in (0, 3)]
