@@ -1,0 +1,110 @@
+"""Haar transform, causal convolutions and norms."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vae3d.layers import Block, CausalConv3d, RMSNorm, ThinBlock, haar, haar_matrix, inverse_haar, run_blocks
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_haar_matrix_is_orthonormal() -> None:
+    matrix = haar_matrix()
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(8))
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_haar_keeps_energy_and_is_undone(levels: int) -> None:
+    step = 2**levels
+    frames = normal(2, 2 * step, 3 * step, 4 * step, 3)
+    bands = haar(frames, levels)
+    assert bands.shape == (2, 2, 3, 4, 3 * 8**levels)
+    torch.testing.assert_close(bands.square().sum(), frames.square().sum())
+    torch.testing.assert_close(inverse_haar(bands, levels), frames)
+
+
+def test_haar_of_a_flat_clip_is_in_the_lowest_band_alone() -> None:
+    bands = haar(torch.full((1, 4, 4, 4, 1), 0.5), 1)
+    torch.testing.assert_close(bands[..., 0], torch.full((1, 2, 2, 2), 0.5 * 8**0.5))
+    assert bands[..., 1:].abs().max() < 1e-6
+
+
+def test_haar_of_a_cube_sees_no_other_cube() -> None:
+    frames = normal(1, 4, 4, 4, 1)
+    other = frames.clone()
+    other[:, 2:] += 1
+    other[:, :, :, 2:] += 1
+    before, after = haar(frames, 1), haar(other, 1)
+    assert torch.equal(before[:, 0, :, 0], after[:, 0, :, 0])
+    assert not torch.equal(before[:, 1], after[:, 1])
+
+
+def test_causal_convolution_sees_no_later_frame_and_two_before() -> None:
+    conv = CausalConv3d(2, 2)
+    x = normal(1, 6, 3, 3, 2)
+    changed = x.clone()
+    changed[:, 2] += 1
+    difference = (conv(x, None)[0] - conv(changed, None)[0]).abs().amax(dim=(0, 2, 3, 4))
+    assert (difference > 0).tolist() == [False, False, True, True, True, False]
+
+
+def test_zeros_stand_before_the_first_frame() -> None:
+    conv = CausalConv3d(2, 2)
+    x = normal(1, 2, 3, 3, 2)
+    whole, history = conv(x, None)
+    assert torch.equal(whole, conv(x, torch.zeros(1, 2, 3, 3, 2))[0])
+    assert torch.equal(history, x)
+
+
+def test_history_of_a_single_frame_keeps_the_one_before_it() -> None:
+    conv = CausalConv3d(2, 2)
+    x = normal(1, 2, 3, 3, 2)
+    _, history = conv(x[:, :1], None)
+    assert torch.equal(history, torch.cat([torch.zeros(1, 1, 3, 3, 2), x[:, :1]], dim=1))
+    assert torch.equal(conv(x[:, 1:], history)[1], x)
+
+
+@pytest.mark.parametrize("make", [lambda: Block(4, 2.0), lambda: ThinBlock(4)], ids=["block", "thin"])
+@torch.no_grad()
+def test_blocks_run_in_chunks_as_in_one_pass(make) -> None:
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(make() for _ in range(3))
+    x = normal(2, 7, 4, 5, 4)
+    whole, last = run_blocks(blocks, x, None)
+    state, parts = None, []
+    for chunk in x.split([1, 3, 1, 2], dim=1):
+        part, state = run_blocks(blocks, chunk, state)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(state, last, atol=1e-5, rtol=0)
+    assert (whole - x).abs().max() > 0.01  # the blocks do something
+
+
+def test_a_state_of_other_blocks_is_refused() -> None:
+    blocks = nn.ModuleList([ThinBlock(4), ThinBlock(4)])
+    x = normal(1, 2, 3, 3, 4)
+    _, state = run_blocks(blocks, x, None)
+    with pytest.raises(ValueError, match="shorter"):
+        run_blocks(blocks, x, state[:1])
+
+
+def test_rms_norm_is_over_channels_alone() -> None:
+    norm = RMSNorm(8)
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(1.0, 9.0))
+    x = normal(1, 3, 4, 5, 8)
+    y = norm(x)
+    torch.testing.assert_close((y / norm.weight).square().mean(-1), torch.ones(1, 3, 4, 5))
+    torch.testing.assert_close(norm(7 * x), y, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(norm(x[:, 1:2, 2:3, 3:4]), y[:, 1:2, 2:3, 3:4])
+    assert norm(torch.zeros(1, 1, 1, 1, 8)).isfinite().all()
+
+
+def test_blocks_keep_bf16() -> None:
+    for block in (Block(4, 2.0), ThinBlock(4)):
+        y, history = block.to(torch.bfloat16)(normal(1, 2, 3, 3, 4).bfloat16(), None)
+        assert y.dtype == history.dtype == torch.bfloat16
+        assert y.isfinite().all()

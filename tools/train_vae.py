@@ -1,0 +1,309 @@
+"""Train the video autoencoder: ``deepspeed tools/train_vae.py --config vae_tiny.yaml [section.key=value …]``.
+
+Writes into ``run_dir``: ``vae/`` (averaged weights with the statistics of their latents, for `LatentCodec`),
+``checkpoints/`` (the same command resumes from them), ``tensorboard/`` and ``validation.png``.
+"""
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed import comm as dist
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from data.dataset import ClipShape, ClipSource, ManifestClips, WorldClips
+from data.latents import TensorCache
+from data.seeding import draw_integer, keyed_generator
+from data.transforms import to_float, to_uint8
+from data.video import write_contact_sheet
+from vae3d import VideoVAE
+from vae3d.losses import Equivariance, LossWeights, reconstruction_loss
+from video_dit.config import load_config, save_config
+from video_dit.engine import (
+    TrainConfig,
+    averaged_weights,
+    initialize,
+    learning_rate,
+    replace_folder,
+    resume,
+    save_checkpoint,
+    set_learning_rate,
+)
+from video_dit.ema import EMA
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The arguments of `VideoVAE`."""
+
+    latent_channels: int = 8
+    time_factor: int = 4
+    space_factor: int = 8
+    wavelet_levels: int = 1
+    width: int = 256
+    encoder_depth: int = 2
+    decoder_depth: int = 4
+    ratio: float = 3.0
+    thin_width: int = 32
+    thin_depth: int = 2
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """What batches are cut from. A batch is ``[clips, frames, height, width]``, drawn anew for each step."""
+
+    world_clips: int = 300
+    world_frames: int = 33
+    world_sizes: list[list[int]] = field(default_factory=lambda: [[64, 64], [128, 128]])
+    manifest: str = ""
+    """Real clips (rows of split ``train``); empty trains on the world alone."""
+    manifest_frames: int = 65
+    manifest_sizes: list[list[int]] = field(default_factory=lambda: [[160, 160], [160, 224], [160, 288], [224, 160]])
+    frame_rate: float = 8.0
+    world_share: float = 0.5
+    """Share of batches from the world when there is a manifest."""
+    batches: list[list[int]] = field(default_factory=lambda: [[4, 17, 128, 128], [16, 17, 64, 64], [32, 1, 128, 128]])
+    equivariance: float = 0.0
+    """Share of steps that decode transformed latents to transformed frames."""
+    cache: str = "cache/frames"
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Everything a run of this program depends on."""
+
+    run_dir: str = "runs/vae"
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    data: CropConfig = field(default_factory=CropConfig)
+
+
+class Crops(Dataset):
+    """Batch ``position``: uint8 frames ``(b, t, h, w, 3)``, a pure function of (seed, position).
+
+    Raises:
+        ValueError: no clip is large enough for a batch.
+    """
+
+    def __init__(self, config: CropConfig, seed: int, split: str) -> None:
+        self.config, self.seed = config, seed
+        self.cache = TensorCache(Path(config.cache) if config.cache else None, space="frames")
+        rate = config.frame_rate
+        world = WorldClips(split, config.world_clips, config.world_frames, config.world_sizes, [rate])
+        self.sources: list[ClipSource] = [world]
+        if config.manifest:
+            rows = "train" if split == "train" else "test"
+            sizes, frames = config.manifest_sizes, config.manifest_frames
+            self.sources.append(ManifestClips(config.manifest, rows, frames, sizes, rate, frame_multiple=4))
+        self.shapes = [[source.shape(index) for index in range(len(source))] for source in self.sources]
+        for _, frames, height, width in config.batches:
+            for shapes in self.shapes:
+                if not any(_holds(shape, frames, height, width) for shape in shapes):
+                    raise ValueError(f"data.batches: no clip has {frames} frames of {height}x{width}: ask for less")
+
+    def __getitem__(self, position: int) -> Tensor:
+        generator = keyed_generator(self.seed, position, "batch")
+        batch, frames, height, width = self.config.batches[draw_integer(len(self.config.batches), generator)]
+        from_world = len(self.sources) == 1 or torch.rand((), generator=generator) < self.config.world_share
+        source, shapes = self.sources[not from_world], self.shapes[not from_world]
+        fitting = [index for index, shape in enumerate(shapes) if _holds(shape, frames, height, width)]
+        crops: list[Tensor] = []
+        while len(crops) < batch:
+            index = fitting[draw_integer(len(fitting), generator)]
+            try:
+                clip = self._frames(source, index)
+            except ValueError as error:  # a damaged file: `data.video.VideoError`
+                logger.warning("left out: %s", error)
+                fitting.remove(index)
+                if not fitting:
+                    raise
+                continue
+            t, y, x = (
+                draw_integer(size - crop + 1, generator)
+                for size, crop in zip(clip.shape[:3], (frames, height, width), strict=True)
+            )
+            crops.append(clip[t : t + frames, y : y + height, x : x + width])
+        return torch.stack(crops)
+
+    def _frames(self, source: ClipSource, index: int) -> Tensor:
+        key = source.key(index)
+        if (stored := self.cache.get(key)) is not None:
+            return stored[0]["frames"]
+        clip = source.load(index)
+        self.cache.put(key, {"frames": clip.frames}, clip.text)
+        return clip.frames
+
+
+def _holds(shape: ClipShape, frames: int, height: int, width: int) -> bool:
+    return shape.num_frames >= frames and shape.height >= height and shape.width >= width
+
+
+class Positions(Sampler[int]):
+    """The batches of one rank from step ``start`` on: ``start·world + rank``, then every ``world``-th."""
+
+    def __init__(self, start: int, stop: int, rank: int, world: int) -> None:
+        self.positions = range(start * world + rank, stop * world, world)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.positions)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+class Autoencode(nn.Module):
+    """The autoencoder with its loss, as one module for DeepSpeed."""
+
+    def __init__(self, vae: VideoVAE, weights: LossWeights) -> None:
+        super().__init__()
+        self.vae = vae
+        self.weights = weights
+
+    def forward(self, frames: Tensor, transform: Equivariance | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch ``(b, 3, t, h, w)`` in [-1, 1], and its terms."""
+        posterior = self.vae.encode(frames).latent_dist
+        latents, target = posterior.sample(), frames
+        if transform is not None:
+            latents, target = transform.latents(latents), transform.frames(frames, self.vae.config.space_factor)
+        prediction = self.vae.decode(latents).sample
+        return reconstruction_loss(prediction, target, posterior, self.vae.config.time_factor, self.weights)
+
+
+def psnr(prediction: Tensor, target: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of frames in [-1, 1], over all elements of each clip, mean over clips."""
+    error = (prediction.float() - target.float()).square().flatten(1).mean(1) / 4
+    return float((-10 * error.clamp_min(1e-10).log10()).mean())
+
+
+@torch.no_grad()
+def reconstruct(vae: VideoVAE, frames: Tensor) -> Tensor:
+    """Frames ``(b, 3, t, h, w)`` through the mean of their latents, in [-1, 1]."""
+    return vae(frames.to(vae.device, vae.dtype)).sample.float().clamp(-1, 1)
+
+
+def validate(vae: VideoVAE, batches: list[Tensor], sheet: Path) -> float:
+    """Mean PSNR over fixed batches; writes original above reconstruction for the first clip of the first."""
+    scores: list[float] = []
+    for number, batch in enumerate(batches):
+        frames = to_batch(batch)
+        decoded = reconstruct(vae, frames)
+        scores.append(psnr(decoded, frames))
+        if number == 0:
+            pair = torch.cat([frames[0], decoded[0]], dim=2)  # c t (2 h) w
+            write_contact_sheet(sheet, to_uint8(pair), 8.0, columns=4)
+    return sum(scores) / len(scores)
+
+
+def to_batch(frames: Tensor) -> Tensor:
+    """uint8 ``(b, t, h, w, 3)`` to float ``(b, 3, t, h, w)`` in [-1, 1]."""
+    b = frames.shape[0]
+    return rearrange(to_float(rearrange(frames, "b t h w c -> (b t) h w c")), "c (b t) h w -> b c t h w", b=b)
+
+
+@torch.no_grad()
+def latent_statistics(vae: VideoVAE, batches: list[Tensor]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each latent channel over batches of frames."""
+    latents = [vae.encode(to_batch(b).to(vae.device, vae.dtype)).latent_dist.mode().float() for b in batches]
+    flat = torch.cat([rearrange(z, "b c t h w -> (b t h w) c") for z in latents])
+    return flat.mean(0).tolist(), flat.std(0).tolist()
+
+
+def averaged_vae(vae: VideoVAE, state: dict[str, Tensor], batches: list[Tensor], device: torch.device) -> VideoVAE:
+    """A copy of ``vae`` with the averaged weights, in bf16, and the statistics of its latents."""
+    weights = {name.removeprefix("vae."): tensor for name, tensor in state.items()}
+    copy = VideoVAE.from_config(vae.config)
+    copy.load_state_dict(weights)
+    copy = copy.to(device=device, dtype=torch.bfloat16).eval()
+    mean, std = latent_statistics(copy, batches)
+    copy.register_to_config(latents_mean=mean, latents_std=std)
+    return copy
+
+
+def train(config: VAEConfig) -> None:
+    """The whole run: build, resume, step, log, validate, save."""
+    deepspeed.init_distributed()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    run_dir = Path(config.run_dir)
+    torch.manual_seed(config.seed)
+    vae = VideoVAE(**asdict(config.model))
+    module = Autoencode(vae, config.losses)
+    engine = initialize(module, config.train)
+    ema = EMA(engine, config.train.ema_decay)
+    start = resume(engine, ema, run_dir)
+
+    crops = Crops(config.data, config.seed, "train")
+    held = Crops(config.data, config.seed, "val")
+    positions = Positions(start, config.train.max_steps, rank, world)
+    workers = config.data.workers
+    start_method = "spawn" if workers else None  # a forked worker can hang on locks that its parent held
+    loader = DataLoader(
+        crops, batch_size=None, sampler=positions, num_workers=workers, multiprocessing_context=start_method
+    )
+    if rank == 0:
+        save_config(config, run_dir / "config.yaml")
+        validation = [held[position] for position in range(8)]
+        statistics = [crops[position] for position in range(16)]
+    writer = SummaryWriter(str(run_dir / "tensorboard")) if rank == 0 else None
+    bar = tqdm(loader, initial=start, total=config.train.max_steps, disable=rank != 0, desc="vae", unit="step")
+    for step, batch in enumerate(bar, start=start):
+        set_learning_rate(engine, learning_rate(config.train, step))
+        generator = keyed_generator(config.seed, step, rank, "equivariance")
+        transformed = torch.rand((), generator=generator) < config.data.equivariance
+        transform = Equivariance.draw(generator) if transformed else None
+        loss, terms = engine(to_batch(batch).to(engine.device, torch.bfloat16), transform)
+        engine.backward(loss)
+        engine.step()
+        ema.update(engine, step)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step} on rank {rank}")
+        if writer is not None:
+            bar.set_postfix(loss=f"{loss.item():.4f}", l1=f"{float(terms['l1']):.4f}")
+            for name, term in {"loss": loss.detach(), **terms}.items():
+                writer.add_scalar(f"train/{name}", float(term), step)
+        done = step + 1
+        last = done == config.train.max_steps
+        if last or done % config.train.save_every == 0 or done % config.train.validate_every == 0:
+            folder = save_checkpoint(engine, ema, run_dir, done)
+            if writer is not None:
+                averaged = averaged_vae(vae, averaged_weights(module, folder), statistics, engine.device)
+                score = validate(averaged, validation, run_dir / "validation.png")
+                writer.add_scalar("validation/psnr", score, done)
+                tqdm.write(f"step {done}: validation PSNR {score:.2f} dB")
+                with replace_folder(run_dir / "vae") as draft:
+                    averaged.save_pretrained(draft)
+            dist.barrier()
+
+
+def main() -> int:
+    """Parse the command line and train; exit code 2 for what the user got wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="a YAML file, or the name of one in configs/")
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    args = parser.parse_args()
+    try:
+        train(load_config(VAEConfig, args.config, args.overrides))
+    except ValueError as error:
+        print(f"train_vae.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
