@@ -13,6 +13,9 @@ from data.seeding import draw_integer, keyed_generator
 from data.transforms import fit
 from data.world import sample_scene
 
+WORLD_VERSION = 1
+"""Raise it when a scene looks, moves or is described differently, so that no cache serves old clips."""
+
 
 @dataclass(frozen=True)
 class TextClip:
@@ -75,9 +78,9 @@ class WorldClips:
         return ClipShape(self.num_frames, height, width, rate)
 
     def key(self, index: int) -> str:
-        """Split, seed, size, frames and rate."""
+        """The world's version, split, seed, size, frames and rate."""
         s = self.shape(index)
-        return f"world-{self.split}-{index}-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps"
+        return f"world-{WORLD_VERSION}-{self.split}-{index}-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps"
 
     def load(self, index: int) -> TextClip:
         """Render clip ``index``. Nine captions in ten state everything, the others are short."""
@@ -91,7 +94,8 @@ class ManifestClips:
     """Clips of a manifest's rows, resampled to one frame rate and fitted to the listed size of nearest aspect.
 
     A row longer than ``num_frames`` gives several clips, one after the other; what is left over at its end is
-    not used, and a shorter row is cut to the longest ``1 + frame_multiple·k``.
+    not used, and a shorter row is cut to the longest ``1 + frame_multiple·k``. ``left_out`` holds the reasons why
+    files were left out that had to be opened for what their rows do not say.
 
     Raises:
         ValueError: the manifest cannot be read, or no row is long enough.
@@ -109,8 +113,13 @@ class ManifestClips:
         self.frame_rate = frame_rate
         self.sizes = [(h, w) for h, w in sizes]
         self.parts: list[tuple[ClipRecord, int, int]] = []  # row, first frame, frames
+        self.left_out: list[str] = []
         for row in read_manifest(manifest, split=split):
-            record = _completed(row)
+            try:
+                record = _completed(row)
+            except ValueError as error:  # `data.video.VideoError`
+                self.left_out.append(str(error))
+                continue
             total = _frames_at(record, frame_rate)
             for first in range(0, total, num_frames):
                 usable = min(num_frames, total - first)
@@ -135,12 +144,12 @@ class ManifestClips:
         return ClipShape(frames, height, width, self.frame_rate)
 
     def key(self, index: int) -> str:
-        """Path, size and time of change of the file, and what is taken of it."""
+        """Path, size and time of change of the file, what is taken of it, and the caption."""
         record, first, _ = self.parts[index]
         stat, s = record.path.stat(), self.shape(index)
         return (
             f"{record.path.resolve()}-{stat.st_size}-{stat.st_mtime_ns}-{record.start:g}-{first}"
-            f"-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps"
+            f"-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps-{record.text}"
         )
 
     def load(self, index: int) -> TextClip:
@@ -164,15 +173,15 @@ class ManifestClips:
 
 def _completed(record: ClipRecord) -> ClipRecord:
     """The row with what the manifest leaves out read from the file: its size and the time at which it ends."""
-    known = (record.width, record.height, record.fps, record.num_frames)
-    if record.end is not None and None not in known[:2]:
-        return record
-    if None in known:
+    end = record.end
+    if end is None and record.num_frames is not None and record.fps is not None:
+        end = record.num_frames / record.fps
+    if end is None or record.width is None or record.height is None:
         from data.video import probe_video  # see `ManifestClips.load`
 
         info = probe_video(record.path)
-        return replace(record, width=info.width, height=info.height, end=record.end or info.duration)
-    return replace(record, end=record.end or record.num_frames / record.fps)
+        return replace(record, width=info.width, height=info.height, end=end if end is not None else info.duration)
+    return replace(record, end=end)
 
 
 def _frames_at(record: ClipRecord, frame_rate: float) -> int:

@@ -62,9 +62,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             names = reader.fieldnames or []
             for name in ("path", "text"):
                 if name not in names:
-                    raise ValueError(
-                        f"{path.name} row 1: column {name!r} is missing: the header must name it"
-                    )
+                    raise ValueError(f"{path.name} row 1: column {name!r} is missing: the header must name it")
             for number, row in enumerate(reader, start=2):
                 if None in row or None in row.values():
                     raise ValueError(
@@ -84,19 +82,13 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path.name} row {number}: not JSON ({error.msg}): mend the line"
-                ) from error
+                raise ValueError(f"{path.name} row {number}: not JSON ({error.msg}): mend the line") from error
             if not isinstance(row, dict):
-                raise ValueError(
-                    f"{path.name} row {number}: must be one JSON object in braces: mend the line"
-                )
+                raise ValueError(f"{path.name} row {number}: must be one JSON object in braces: mend the line")
             yield number, row
 
 
-def _of_split(
-    path: Path, rows: list[tuple[int, dict[str, Any]]], split: str
-) -> list[tuple[int, dict[str, Any]]]:
+def _of_split(path: Path, rows: list[tuple[int, dict[str, Any]]], split: str) -> list[tuple[int, dict[str, Any]]]:
     if not any(row.get("split") for _, row in rows):
         return rows
     for number, row in rows:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from data.dataset import ClipSource, TextClip
 from data.latents import TensorCache
@@ -112,7 +112,7 @@ def pack_views(views: Sequence[View], token_budget: int, generator: torch.Genera
     """Put shuffled views into packs of at most ``token_budget`` tokens.
 
     Best fit among a few open packs: each view goes where it leaves the least room, so that long and short views
-    complete each other. Packs come out in random order.
+    complete each other. Packs come out in random order, the views of each by number of tokens: equal ones together.
     """
     open_packs: list[tuple[int, list[View]]] = []  # room left, views
     packs: list[list[View]] = []
@@ -129,7 +129,8 @@ def pack_views(views: Sequence[View], token_budget: int, generator: torch.Genera
                 fullest = min(range(len(open_packs)), key=lambda n: open_packs[n][0])
                 packs.append(open_packs.pop(fullest)[1])
     packs += [members for _, members in open_packs]
-    return [packs[place] for place in torch.randperm(len(packs), generator=generator).tolist()]
+    order = torch.randperm(len(packs), generator=generator).tolist()
+    return [sorted(packs[place], key=lambda view: view.tokens) for place in order]
 
 
 @dataclass(frozen=True)
@@ -142,26 +143,56 @@ class PackItem:
     clip: TextClip | None
 
 
-class Packs(Dataset):
-    """Pack ``position`` as a list of `PackItem`; for the workers of a `DataLoader`.
+@dataclass(frozen=True)
+class LoadedPack:
+    """What a worker read: the samples of a pack, and how many of its clips could not be read."""
 
-    A clip that cannot be read is left out of its pack, with a warning that gives the reason.
+    items: list[PackItem]
+    left_out: int
+
+
+class Packs(Dataset):
+    """Pack ``position`` as a `LoadedPack`; for the workers of a `DataLoader`.
+
+    A clip that cannot be read is left out of its pack, with a warning that gives the reason. Should none be left,
+    the pack before takes its place.
     """
 
     def __init__(self, source: ClipSource, cache: TensorCache, plan: PackPlan) -> None:
         self.source, self.cache, self.plan = source, cache, plan
 
-    def __getitem__(self, position: int) -> list[PackItem]:
-        items: list[PackItem] = []
-        for view in self.plan.pack(position):
+    def __getitem__(self, position: int) -> LoadedPack:
+        left_out = 0
+        for place in range(position, -1, -1):
+            views = self.plan.pack(place)
+            items = [item for view in views if (item := self._read(view)) is not None]
+            left_out += len(views) - len(items)
+            if items:
+                return LoadedPack(items, left_out)
+        raise ValueError("none of the clips tried so far can be read: see the warnings above, check data.manifest")
+
+    def _read(self, view: View) -> PackItem | None:
+        try:
             stored = self.cache.get(self.source.key(view.index))
             if stored is not None:
-                items.append(PackItem(view, stored[0], stored[1], None))
-                continue
-            try:
-                clip = self.source.load(view.index)
-            except ValueError as error:  # a damaged file: `data.video.VideoError`
-                logger.warning("left out: %s", error)
-                continue
-            items.append(PackItem(view, None, clip.text, clip))
-        return items
+                return PackItem(view, stored[0], stored[1], None)
+            clip = self.source.load(view.index)
+        except (ValueError, OSError) as error:  # `data.video.VideoError`, or the file is gone
+            logger.warning("left out: %s", error)
+            return None
+        return PackItem(view, None, clip.text, clip)
+
+
+def rank_positions(start: int, stop: int, accumulation: int, rank: int, world: int) -> range:
+    """The positions that one rank takes from step ``start`` to ``stop``.
+
+    Step s uses positions ``s·A·W`` to ``(s + 1)·A·W − 1``, shared out in turn over W ranks that take A each: the
+    same A·W is the same training.
+    """
+    return range(start * accumulation * world + rank, stop * accumulation * world, world)
+
+
+def load_ahead(dataset: Dataset, positions: range, workers: int) -> DataLoader:
+    """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one)."""
+    method = "spawn" if workers else None  # a forked worker can hang on locks that its parent held
+    return DataLoader(dataset, batch_size=None, sampler=positions, num_workers=workers, multiprocessing_context=method)

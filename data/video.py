@@ -8,10 +8,8 @@ needed, since it is exact on some files only.
 
 import bisect
 import math
-import os
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,20 +22,16 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from av.video.stream import VideoStream
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from data.sheet import checked_frames, checked_target, replacing
 from data.transforms import resample_indices, stamp_tolerance
 from data.video_index import StampIndex, read_index
 
 # swscale's default conversion truncates: measured, it darkens by a level each way and costs 10 dB.
 EXACT_COLOUR = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
-GIVEN_COLOUR, MADE_COLOUR = (40, 180, 70), (240, 140, 20)
 
 
 class VideoError(ValueError):
@@ -261,7 +255,7 @@ def write_video(
     Raises:
         ValueError: the suffix, folder, rate or frames do not fit; the size is odd; there are no frames.
     """
-    path = _checked_target(path, ".mp4")
+    path = checked_target(path, ".mp4")
     if not (math.isfinite(frame_rate) and frame_rate > 0):
         raise ValueError(f"frame_rate={frame_rate} must be more than 0: give frames a second")
     rate = Fraction(frame_rate).limit_denominator(1001)
@@ -269,12 +263,12 @@ def write_video(
     size: tuple[int, int] | None = None
     count = 0
     with (
-        _replacing(path) as temporary,
+        replacing(path) as temporary,
         av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as container,
     ):
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
         for chunk in chunks:
-            array = _checked_frames(chunk)
+            array = checked_frames(chunk)
             if size is None:
                 size = array.shape[1:3]
                 _start_stream(stream, *size)
@@ -304,76 +298,3 @@ def _start_stream(stream: VideoStream, height: int, width: int) -> None:
     context = stream.codec_context
     context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
     context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-
-
-def write_contact_sheet(
-    path: str | Path,
-    frames: Tensor | np.ndarray,
-    frame_rate: float,
-    columns: int = 5,
-    known: Tensor | np.ndarray | None = None,
-    max_frames: int = 20,
-) -> None:
-    """Write a .png grid of up to `max_frames` evenly spaced frames of uint8 `(t, h, w, 3)`, each labelled
-    with its time in seconds; small frames are enlarged to a short side of 128 or more.
-
-    With `known (t,)` bool, frames that were given have a green border and those that were made an orange one.
-    """
-    path = _checked_target(path, ".png")
-    array = _checked_frames(frames)
-    t, h, w, _ = array.shape
-    if columns < 1 or max_frames < 1:
-        raise ValueError(f"columns={columns} and max_frames={max_frames} must be at least 1")
-    if known is not None and tuple(known.shape) != (t,):
-        raise ValueError(f"known has shape {tuple(known.shape)} and must be ({t},): one flag a frame")
-    picked = np.unique(np.linspace(0, t - 1, min(t, max_frames)).round().astype(int))
-    scale = max(1, math.ceil(128 / min(h, w)))
-    border, label, gap = (4 if known is not None else 0), 20, 4
-    cell_w, cell_h = w * scale + 2 * border + gap, h * scale + 2 * border + label + gap
-    columns = min(columns, len(picked))
-    sheet = Image.new(
-        "RGB", (columns * cell_w + gap, math.ceil(len(picked) / columns) * cell_h + gap), "white"
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
-    for i, number in enumerate(picked):
-        x, y = gap + i % columns * cell_w, gap + i // columns * cell_h
-        draw.text((x + border, y + 1), f"{number / frame_rate:.2f} s", fill="black", font=font)
-        y += label
-        if known is not None:
-            colour = GIVEN_COLOUR if known[number] else MADE_COLOUR
-            draw.rectangle((x, y, x + w * scale + 2 * border - 1, y + h * scale + 2 * border - 1), colour)
-        picture = Image.fromarray(np.ascontiguousarray(array[number]))
-        picture = picture.resize((w * scale, h * scale), Image.Resampling.BICUBIC)
-        sheet.paste(picture, (x + border, y + border))
-    with _replacing(path) as temporary:
-        sheet.save(temporary, format="PNG")
-
-
-def _checked_target(path: str | Path, suffix: str) -> Path:
-    path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"cannot write {path}: the name must end in {suffix}")
-    if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: folder {path.parent} does not exist: make it first")
-    return path
-
-
-def _checked_frames(frames: Tensor | np.ndarray) -> np.ndarray:
-    array = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else frames
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or array.size == 0:
-        raise ValueError(
-            f"frames are {array.dtype} {array.shape} and must be uint8 (t, h, w, 3), not empty: "
-            "convert floats with data.transforms.to_uint8"
-        )
-    return array
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder, renamed to `path` at the end, removed if anything fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

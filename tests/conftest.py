@@ -99,7 +99,7 @@ def tiny_dit() -> "VideoDiT":
 
 @pytest.fixture
 def tiny_pipe(tiny_dit: "VideoDiT", tiny_vae: VideoVAE) -> "VideoPipeline":
-    """A pipeline of random parts that makes 5 latent frames of 32x32 pixels at a time, without a progress bar."""
+    """A pipeline of random parts that makes 5 latent frames of 32x32 pixels at a time and shows no bar."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from video_dit import VideoPipeline
@@ -107,9 +107,7 @@ def tiny_pipe(tiny_dit: "VideoDiT", tiny_vae: VideoVAE) -> "VideoPipeline":
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        tokenizer, encoder = byte_t5(
-            TextConfig(max_length=32, width=16, num_layers=1, num_heads=2, hidden=32)
-        )
+        tokenizer, encoder = byte_t5(TextConfig(max_length=32, width=16, num_layers=1, num_heads=2, hidden=32))
     pipe = VideoPipeline(tiny_dit, tiny_vae, encoder.eval(), tokenizer, FlowMatchEulerDiscreteScheduler())
     pipe.set_progress_bar_config(disable=True)
     return pipe

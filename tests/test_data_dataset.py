@@ -110,9 +110,7 @@ def test_a_row_without_one_group_of_frames_is_left_out(tmp_path: Path) -> None:
     rows = [{"path": f"{name}.mp4", "text": name} for name in "ab"]
     clips = ManifestClips(manifest(tmp_path, *rows), "train", 13, [[16, 16]], RATE, 4)
     assert [clips.load(index).text for index in range(len(clips))] == ["b"]
-    with pytest.raises(
-        ValueError, match="no clip of split 'train' has more than 4 frames at 10 fps"
-    ) as error:
+    with pytest.raises(ValueError, match="no clip of split 'train' has more than 4 frames at 10 fps") as error:
         ManifestClips(manifest(tmp_path, rows[0]), "train", 13, [[16, 16]], RATE, 4)
     assert "\n" not in str(error.value)
 
@@ -164,9 +162,7 @@ def test_a_full_row_is_believed_and_its_file_left_closed(tmp_path: Path) -> None
 def test_fewer_frames_than_the_manifest_says_are_a_damaged_file(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", 12)
     facts = {"width": 48, "height": 32, "fps": RATE, "num_frames": 40}
-    clips = ManifestClips(
-        manifest(tmp_path, {"path": "a.mp4", "text": "", **facts}), "train", 9, [[16, 24]], RATE, 4
-    )
+    clips = ManifestClips(manifest(tmp_path, {"path": "a.mp4", "text": "", **facts}), "train", 9, [[16, 24]], RATE, 4)
     assert clips.load(0).frames.shape[0] == 9
     for index in (1, 2):  # three of nine frames are there, then none
         with pytest.raises(VideoError, match=r"a\.mp4") as error:

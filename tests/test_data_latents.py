@@ -66,9 +66,7 @@ def test_a_later_put_replaces_the_earlier(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["new", "replaced"])
-def test_a_write_cut_short_leaves_no_broken_entry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
-) -> None:
+def test_a_write_cut_short_leaves_no_broken_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool) -> None:
     """The process dies after half of the file: the entry is what it was before."""
     cache = TensorCache(tmp_path)
     if old:

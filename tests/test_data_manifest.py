@@ -23,9 +23,7 @@ def test_csv(tmp_path: Path) -> None:
         "/abs/c.webm,,,,,1200+,,,\n",
     )
     cat, other = read_manifest(path)
-    assert cat == ClipRecord(
-        tmp_path / "a/b.mp4", "a cat, asleep\nin the sun", 2, 640, 480, 29.97, 77, 1.5, 3.0, None
-    )
+    assert cat == ClipRecord(tmp_path / "a/b.mp4", "a cat, asleep\nin the sun", 2, 640, 480, 29.97, 77, 1.5, 3.0, None)
     assert other == ClipRecord(Path("/abs/c.webm"), "", 3, num_frames=1200)
 
 

@@ -61,7 +61,7 @@ def test_no_state_decides() -> None:
 
 
 def test_views_lie_within_their_clips() -> None:
-    views = [view for epoch in range(30) for view in sum(plan(10, seed=epoch)._epoch(epoch), [])]
+    views = [view for seed in range(30) for pack in epoch_of(plan(10, seed=seed), 0) for view in pack]
     for view in views:
         shape = MIXED[view.index % len(MIXED)]
         assert 1 <= view.length <= min(WINDOW, shape.frames)
@@ -71,9 +71,7 @@ def test_views_lie_within_their_clips() -> None:
 
 def test_shares_of_the_views() -> None:
     """Of long clips half begin in mid-clip, two thirds are as long as they can be, images occur."""
-    views = [
-        view for pack in epoch_of(PackPlan([MIXED[0]] * 1500, WINDOW, BUDGET, 0.2, 0), 0) for view in pack
-    ]
+    views = [view for pack in epoch_of(PackPlan([MIXED[0]] * 1500, WINDOW, BUDGET, 0.2, 0), 0) for view in pack]
     assert sum(view.start > 0 for view in views) / 1500 == pytest.approx(0.5, abs=0.05)
     assert sum(view.keyframe for view in views) / 1500 == pytest.approx(0.2, abs=0.04)
     lengths = Counter(view.length for view in views)
@@ -130,9 +128,7 @@ def grey_packs(folder: Path) -> Packs:
     return Packs(Clips(), TensorCache(folder), PackPlan([LatentShape(2, 4)] * 5, 2, 1000, 0.1, 0))
 
 
-def test_items_are_stored_tensors_where_there_are_some(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_items_are_stored_tensors_where_there_are_some(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     packs = grey_packs(tmp_path)
     packs.cache.put("grey-4", {"latents": torch.ones(3)}, "stored")
     with caplog.at_level(logging.WARNING):

@@ -8,11 +8,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from data.transforms import to_uint8
-from data.video import EXACT_COLOUR, VideoError, probe_video, read_video, write_contact_sheet, write_video
+from data.video import EXACT_COLOUR, VideoError, probe_video, read_video, write_video
 
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"real clips are not at {CLIPS}")
@@ -23,9 +22,7 @@ def moving_frames(t: int, h: int = 64, w: int = 96) -> Tensor:
     time, row, column = torch.meshgrid(
         torch.arange(t) / 8, torch.linspace(0, 3, h), torch.linspace(0, 4, w), indexing="ij"
     )
-    waves = torch.stack(
-        [torch.sin(time + row), torch.cos(2 * time - column), torch.sin(row * column / 2 - time)]
-    )
+    waves = torch.stack([torch.sin(time + row), torch.cos(2 * time - column), torch.sin(row * column / 2 - time)])
     return to_uint8(waves * 0.8)
 
 
@@ -206,9 +203,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert clip.frames.dtype == torch.uint8
     assert clip.frame_rate == pytest.approx(24000 / 1001, abs=1e-9)
     assert psnr(clip.frames, frames) > 42
-    assert all(
-        abs(float(d)) < 0.75 for d in (clip.frames.float() - frames.float()).mean((0, 1, 2))
-    )  # no tint
+    assert all(abs(float(d)) < 0.75 for d in (clip.frames.float() - frames.float()).mean((0, 1, 2)))  # no tint
     with av.open(tmp_path / "a.mp4") as container:
         context = container.streams.video[0].codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
@@ -277,21 +272,3 @@ def test_a_stream_without_stamps_is_counted(tmp_path: Path) -> None:
     truth = read_video(tmp_path / "a.mp4").frames
     assert torch.equal(read_video(tmp_path / "a.h264").frames, truth)
     assert torch.equal(read_video(tmp_path / "a.h264", start=0.4, seconds=0.2).frames, truth[10:15])
-
-
-def test_contact_sheet(tmp_path: Path) -> None:
-    frames, known = moving_frames(81, 48, 64), torch.arange(81) < 33
-    write_contact_sheet(tmp_path / "a.png", frames, 8)
-    with Image.open(tmp_path / "a.png") as sheet:
-        assert sheet.size == (5 * (3 * 64 + 4) + 4, 4 * (3 * 48 + 20 + 4) + 4)  # 20 frames, enlarged 3 times
-    write_contact_sheet(tmp_path / "b.png", frames, 8, columns=4, known=known)
-    with Image.open(tmp_path / "b.png") as sheet:
-        colours = [sheet.getpixel((4 + i % 4 * 204 + 1, 4 + i // 4 * 176 + 21)) for i in range(20)]
-    greener = [green > red for red, green, _ in colours]
-    assert greener == [bool(known[round(i * 80 / 19)]) for i in range(20)]
-    write_contact_sheet(tmp_path / "c.png", frames[:1], 8)
-    with pytest.raises(ValueError, match=r"known has shape \(3,\)"):
-        write_contact_sheet(tmp_path / "d.png", frames, 8, known=known[:3])
-    with pytest.raises(ValueError, match=r"must end in .png"):
-        write_contact_sheet(tmp_path / "d.jpg", frames, 8)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "c.png"]

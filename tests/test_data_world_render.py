@@ -114,9 +114,7 @@ def test_objects_shade_each_other() -> None:
     lit = replace(SPHERE, x=-0.5, y=0.9, colour="white")
     blocker = replace(SPHERE, x=0.35, y=0.35, motion="bounce", phase=0.5, period=1.5)
     sun = {"sun_azimuth": 1.0, "sun_elevation": 0.8}
-    alone, both = (
-        replace(world(*objs), **sun).render(1, 96, 96, 8.0)[0].int() for objs in ((lit,), (lit, blocker))
-    )
+    alone, both = (replace(world(*objs), **sun).render(1, 96, 96, 8.0)[0].int() for objs in ((lit,), (lit, blocker)))
     on_lit = changed(world(lit), 96, 96)[0] > 30
     darker = (alone - both).amin(-1) > 40
     assert (on_lit & darker & (redness(both) < 20)).sum() > 20
@@ -148,7 +146,5 @@ def test_more_rays_change_little() -> None:
 )
 def test_bad_arguments_are_one_clear_line(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        render_scene(
-            world(SPHERE), **{"num_frames": 1, "height": 16, "width": 16, "frame_rate": 8.0} | arguments
-        )
+        render_scene(world(SPHERE), **{"num_frames": 1, "height": 16, "width": 16, "frame_rate": 8.0} | arguments)
     assert "\n" not in str(error.value)

@@ -62,9 +62,7 @@ def test_for_ten_seconds_all_stay_in_view_apart_and_mostly_unhidden() -> None:
         for obj in truth.objects:
             assert obj.centres.min() > 0.05 and obj.centres.max() < 0.95
             assert obj.visible[0] and obj.visible.float().mean() > 0.75
-        for (one, one_truth), (two, two_truth) in combinations(
-            zip(scene.objects, truth.objects, strict=True), 2
-        ):
+        for (one, one_truth), (two, two_truth) in combinations(zip(scene.objects, truth.objects, strict=True), 2):
             apart = (one_truth.positions - two_truth.positions).norm(dim=1).min()
             assert apart > one.bounding_radius + two.bounding_radius
 
@@ -84,9 +82,7 @@ def test_truth_has_its_shapes_and_agrees_across_frame_rates() -> None:
     truth, half = scene.truth(9, 8.0), scene.truth(5, 4.0)
     assert truth.camera_positions.shape == (9, 3) and truth.camera_axes.shape == (9, 3, 3)
     for one, two in zip(truth.objects, half.objects, strict=True):
-        assert (
-            one.positions.shape == (9, 3) and one.centres.shape == (9, 2) and one.visible.dtype == torch.bool
-        )
+        assert one.positions.shape == (9, 3) and one.centres.shape == (9, 2) and one.visible.dtype == torch.bool
         assert torch.equal(one.positions[::2], two.positions) and torch.equal(one.centres[::2], two.centres)
 
 

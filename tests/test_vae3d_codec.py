@@ -129,9 +129,7 @@ def test_bad_frames_of_a_stream_are_named(codec: LatentCodec, shape: tuple[int, 
 
 
 def test_an_untrained_autoencoder_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"no latents_mean and latents_std: train it with tools/train_vae\.py"
-    ):
+    with pytest.raises(ValueError, match=r"no latents_mean and latents_std: train it with tools/train_vae\.py"):
         LatentCodec(VideoVAE(width=8, encoder_depth=1, decoder_depth=1))
 
 
@@ -141,9 +139,7 @@ def test_loads_from_a_checkpoint_folder(codec: LatentCodec, tmp_path: Path) -> N
     again = LatentCodec.from_pretrained(tmp_path)
     assert not again.vae.training
     assert torch.equal(again.encode(x), codec.encode(x))
-    assert torch.equal(
-        LatentCodec.from_pretrained(tmp_path / "vae", subfolder=None).encode(x), codec.encode(x)
-    )
+    assert torch.equal(LatentCodec.from_pretrained(tmp_path / "vae", subfolder=None).encode(x), codec.encode(x))
     half = LatentCodec.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     assert half.vae.dtype == torch.bfloat16
     latents = half.encode(x)
@@ -152,7 +148,5 @@ def test_loads_from_a_checkpoint_folder(codec: LatentCodec, tmp_path: Path) -> N
 
 
 def test_a_folder_without_an_autoencoder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"holds no autoencoder: give a folder that has vae/config\.json"
-    ):
+    with pytest.raises(ValueError, match=r"holds no autoencoder: give a folder that has vae/config\.json"):
         LatentCodec.from_pretrained(tmp_path)

@@ -55,7 +55,6 @@ def test_losses_are_computed_in_fp32_and_reach_the_prediction() -> None:
     assert x.grad.any()
 
 
-@pytest.mark.xfail(strict=True, reason="diffusers' kl() sums over c, t, h of video latents and leaves w")
 def test_kl_is_that_of_the_whole_latent_over_the_elements_of_the_clip() -> None:
     x = torch.zeros(2, 3, 5, 16, 16)
     posterior = DiagonalGaussianDistribution(torch.full((2, 8, 2, 2, 2), 0.5))

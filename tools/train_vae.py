@@ -4,11 +4,9 @@ Writes into ``run_dir``: ``vae/`` (averaged weights with the statistics of their
 ``checkpoints/`` (the same command resumes from them), ``tensorboard/`` and ``validation.png``.
 """
 
-import argparse
 import logging
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,18 +15,18 @@ import torch
 from deepspeed import comm as dist
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
 from data.dataset import ClipShape, ClipSource, ManifestClips, WorldClips
 from data.latents import TensorCache
+from data.packing import load_ahead, rank_positions
 from data.seeding import draw_integer, keyed_generator
+from data.sheet import write_contact_sheet
 from data.transforms import to_float, to_uint8
-from data.video import write_contact_sheet
 from vae3d import VideoVAE
-from vae3d.losses import Equivariance, LossWeights, reconstruction_loss
-from video_dit.config import load_config, save_config
+from vae3d.losses import Equivariance, LossWeights, psnr, reconstruction_loss
+from video_dit.config import config_from_command_line, save_config
+from video_dit.ema import EMA
 from video_dit.engine import (
     TrainConfig,
     averaged_weights,
@@ -39,8 +37,7 @@ from video_dit.engine import (
     save_checkpoint,
     set_learning_rate,
 )
-from video_dit.ema import EMA
-
+from video_dit.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +90,10 @@ class VAEConfig:
     losses: LossWeights = field(default_factory=LossWeights)
     data: CropConfig = field(default_factory=CropConfig)
 
+    def __post_init__(self) -> None:
+        if self.train.accumulation != 1 or self.train.init_from:
+            raise ValueError("train.accumulation and train.init_from are not for the autoencoder: leave them out")
+
 
 class Crops(Dataset):
     """Batch ``position``: uint8 frames ``(b, t, h, w, 3)``, a pure function of (seed, position).
@@ -101,16 +102,15 @@ class Crops(Dataset):
         ValueError: no clip is large enough for a batch.
     """
 
-    def __init__(self, config: CropConfig, seed: int, split: str) -> None:
+    def __init__(self, config: CropConfig, time_factor: int, seed: int, split: str) -> None:
         self.config, self.seed = config, seed
         self.cache = TensorCache(Path(config.cache) if config.cache else None, space="frames")
         rate = config.frame_rate
         world = WorldClips(split, config.world_clips, config.world_frames, config.world_sizes, [rate])
         self.sources: list[ClipSource] = [world]
-        if config.manifest:
-            rows = "train" if split == "train" else "test"
+        if config.manifest and split == "train":
             sizes, frames = config.manifest_sizes, config.manifest_frames
-            self.sources.append(ManifestClips(config.manifest, rows, frames, sizes, rate, frame_multiple=4))
+            self.sources.append(ManifestClips(config.manifest, split, frames, sizes, rate, time_factor))
         self.shapes = [[source.shape(index) for index in range(len(source))] for source in self.sources]
         for _, frames, height, width in config.batches:
             for shapes in self.shapes:
@@ -128,7 +128,7 @@ class Crops(Dataset):
             index = fitting[draw_integer(len(fitting), generator)]
             try:
                 clip = self._frames(source, index)
-            except ValueError as error:  # a damaged file: `data.video.VideoError`
+            except (ValueError, OSError) as error:  # `data.video.VideoError`, or the file is gone
                 logger.warning("left out: %s", error)
                 fitting.remove(index)
                 if not fitting:
@@ -154,19 +154,6 @@ def _holds(shape: ClipShape, frames: int, height: int, width: int) -> bool:
     return shape.num_frames >= frames and shape.height >= height and shape.width >= width
 
 
-class Positions(Sampler[int]):
-    """The batches of one rank from step ``start`` on: ``start·world + rank``, then every ``world``-th."""
-
-    def __init__(self, start: int, stop: int, rank: int, world: int) -> None:
-        self.positions = range(start * world + rank, stop * world, world)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.positions)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-
 class Autoencode(nn.Module):
     """The autoencoder with its loss, as one module for DeepSpeed."""
 
@@ -175,26 +162,22 @@ class Autoencode(nn.Module):
         self.vae = vae
         self.weights = weights
 
-    def forward(self, frames: Tensor, transform: Equivariance | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch ``(b, 3, t, h, w)`` in [-1, 1], and its terms."""
+    def forward(
+        self, frames: Tensor, transform: Equivariance | None, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch ``(b, 3, t, h, w)`` in [-1, 1], and its terms; ``generator`` draws the latents."""
         posterior = self.vae.encode(frames).latent_dist
-        latents, target = posterior.sample(), frames
+        latents, target = posterior.sample(generator), frames
         if transform is not None:
             latents, target = transform.latents(latents), transform.frames(frames, self.vae.config.space_factor)
         prediction = self.vae.decode(latents).sample
         return reconstruction_loss(prediction, target, posterior, self.vae.config.time_factor, self.weights)
 
 
-def psnr(prediction: Tensor, target: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of frames in [-1, 1], over all elements of each clip, mean over clips."""
-    error = (prediction.float() - target.float()).square().flatten(1).mean(1) / 4
-    return float((-10 * error.clamp_min(1e-10).log10()).mean())
-
-
 @torch.no_grad()
 def reconstruct(vae: VideoVAE, frames: Tensor) -> Tensor:
     """Frames ``(b, 3, t, h, w)`` through the mean of their latents, in [-1, 1]."""
-    return vae(frames.to(vae.device, vae.dtype)).sample.float().clamp(-1, 1)
+    return vae.forward(frames.to(vae.device, vae.dtype)).sample.float().clamp(-1, 1).cpu()
 
 
 def validate(vae: VideoVAE, batches: list[Tensor], sheet: Path) -> float:
@@ -203,7 +186,7 @@ def validate(vae: VideoVAE, batches: list[Tensor], sheet: Path) -> float:
     for number, batch in enumerate(batches):
         frames = to_batch(batch)
         decoded = reconstruct(vae, frames)
-        scores.append(psnr(decoded, frames))
+        scores.append(float(psnr(decoded, frames).mean()))
         if number == 0:
             pair = torch.cat([frames[0], decoded[0]], dim=2)  # c t (2 h) w
             write_contact_sheet(sheet, to_uint8(pair), 8.0, columns=4)
@@ -247,58 +230,46 @@ def train(config: VAEConfig) -> None:
     ema = EMA(engine, config.train.ema_decay)
     start = resume(engine, ema, run_dir)
 
-    crops = Crops(config.data, config.seed, "train")
-    held = Crops(config.data, config.seed, "val")
-    positions = Positions(start, config.train.max_steps, rank, world)
-    workers = config.data.workers
-    start_method = "spawn" if workers else None  # a forked worker can hang on locks that its parent held
-    loader = DataLoader(
-        crops, batch_size=None, sampler=positions, num_workers=workers, multiprocessing_context=start_method
-    )
+    crops = Crops(config.data, config.model.time_factor, config.seed, "train")
+    held = Crops(config.data, config.model.time_factor, config.seed, "val")
+    loader = load_ahead(crops, rank_positions(start, config.train.max_steps, 1, rank, world), config.data.workers)
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
         validation = [held[position] for position in range(8)]
         statistics = [crops[position] for position in range(16)]
-    writer = SummaryWriter(str(run_dir / "tensorboard")) if rank == 0 else None
-    bar = tqdm(loader, initial=start, total=config.train.max_steps, disable=rank != 0, desc="vae", unit="step")
-    for step, batch in enumerate(bar, start=start):
+    progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0)
+    for step, batch in enumerate(loader, start=start):
         set_learning_rate(engine, learning_rate(config.train, step))
-        generator = keyed_generator(config.seed, step, rank, "equivariance")
+        generator = keyed_generator(config.seed, step * world + rank, "noise")
         transformed = torch.rand((), generator=generator) < config.data.equivariance
         transform = Equivariance.draw(generator) if transformed else None
-        loss, terms = engine(to_batch(batch).to(engine.device, torch.bfloat16), transform)
+        loss, terms = engine(to_batch(batch).to(engine.device, torch.bfloat16), transform, generator)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step} on rank {rank}")
         engine.backward(loss)
         engine.step()
         ema.update(engine, step)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step} on rank {rank}")
-        if writer is not None:
-            bar.set_postfix(loss=f"{loss.item():.4f}", l1=f"{float(terms['l1']):.4f}")
-            for name, term in {"loss": loss.detach(), **terms}.items():
-                writer.add_scalar(f"train/{name}", float(term), step)
         done = step + 1
+        progress.step(done, {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}})
         last = done == config.train.max_steps
-        if last or done % config.train.save_every == 0 or done % config.train.validate_every == 0:
+        if last or done % config.train.save_every == 0:
             folder = save_checkpoint(engine, ema, run_dir, done)
-            if writer is not None:
+            if rank == 0:
                 averaged = averaged_vae(vae, averaged_weights(module, folder), statistics, engine.device)
                 score = validate(averaged, validation, run_dir / "validation.png")
-                writer.add_scalar("validation/psnr", score, done)
-                tqdm.write(f"step {done}: validation PSNR {score:.2f} dB")
+                progress.record(done, {"validation/psnr": score})
+                progress.say(f"step {done}: validation PSNR {score:.2f} dB")
+                progress.plot("train/loss", "validation/psnr")
                 with replace_folder(run_dir / "vae") as draft:
                     averaged.save_pretrained(draft)
             dist.barrier()
+    progress.close()
 
 
 def main() -> int:
-    """Parse the command line and train; exit code 2 for what the user got wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="a YAML file, or the name of one in configs/")
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = parser.parse_args()
+    """Exit code 2 for what the user got wrong."""
     try:
-        train(load_config(VAEConfig, args.config, args.overrides))
+        train(config_from_command_line(VAEConfig, __doc__.splitlines()[0]))
     except ValueError as error:
         print(f"train_vae.py: {error}", file=sys.stderr)
         return 2

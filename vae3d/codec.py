@@ -55,7 +55,8 @@ class LatentCodec:
 
     def fingerprint(self) -> str:
         """A hash of config and weights: latents of codecs that differ in it do not mix."""
-        digest = hashlib.blake2b(repr(sorted(self.vae.config.items())).encode(), digest_size=8)
+        settings = sorted((key, value) for key, value in self.vae.config.items() if not key.startswith("_"))
+        digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
         for name, tensor in sorted(self.vae.state_dict().items()):
             digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()
@@ -112,7 +113,9 @@ class LatentCodec:
             return
         low, high = (float(v) for v in frames.aminmax())
         if not (low >= -1.001 and high <= 1.001):  # also false for NaN
-            raise ValueError(f"frames hold values from {low} to {high} and must lie in [-1, 1]: scale uint8 by /127.5 - 1")
+            raise ValueError(
+                f"frames hold values from {low} to {high} and must lie in [-1, 1]: scale uint8 by /127.5 - 1"
+            )
 
 
 class CodecEncodeStream:

@@ -47,6 +47,12 @@ def gradient_l1(prediction: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     return loss
 
 
+def kl_per_value(posterior: DiagonalGaussianDistribution, frames: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from the unit Gaussian, over the number of values in the frames."""
+    divergence = posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()
+    return 0.5 * divergence.sum() / frames.numel()
+
+
 def reconstruction_loss(
     prediction: Tensor, target: Tensor, posterior: DiagonalGaussianDistribution, r: int, weights: LossWeights
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -57,10 +63,16 @@ def reconstruction_loss(
         "l1": (prediction - target).abs().mean(),
         "wavelet": wavelet_l1(prediction, target, r),
         "gradient": gradient_l1(prediction, target),
-        "kl": posterior.kl().float().mean() / target[0].numel(),
+        "kl": kl_per_value(posterior, target),
     }
     total = sum((getattr(weights, name) * term for name, term in terms.items()), start=target.new_zeros(()))
     return total, {name: term.detach() for name, term in terms.items()}
+
+
+def psnr(prediction: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each clip ``(b,)``, over all its values; frames in [-1, 1]."""
+    error = (prediction.float() - target.float()).square().flatten(1).mean(dim=1) / 4
+    return -10 * error.clamp_min(1e-10).log10()
 
 
 @dataclass(frozen=True)

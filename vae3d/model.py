@@ -4,9 +4,11 @@ The single-scale wavelet design follows LeanVAE (Cheng et al., 2025, arXiv:2503.
 streaming. No convolution runs at full resolution.
 """
 
+from typing import Any
+
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
@@ -97,6 +99,8 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         ValueError: the factors are no multiples of ``2**wavelet_levels``, or the statistics do not fit.
     """
 
+    config: Any  # a dict whose entries are attributes as well
+
     @register_to_config
     def __init__(
         self,
@@ -147,7 +151,7 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         frames, new_state = self.decoder(z, state)
         return frames if state is not None else frames[:, :, self.config.time_factor - 1 :], new_state
 
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | Any:
         """Encode a whole clip ``(b, 3, 1 + r·k, h, w)`` in [-1, 1] to a Gaussian over ``(b, c, 1 + k, h/s, w/s)``."""
         self.check_size(x)
         if (x.shape[2] - 1) % (r := self.config.time_factor):
@@ -156,13 +160,13 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         posterior = DiagonalGaussianDistribution(self.encode_chunk(x, None)[0])
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | Any:
         """Decode a whole clip's latents ``(b, c, 1 + k, h, w)`` to frames ``(b, 3, 1 + r·k, s·h, s·w)``."""
         self.check_latents(z)
         frames = self.decode_chunk(z, None)[0]
         return DecoderOutput(sample=frames) if return_dict else (frames,)
 
-    def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+    def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | Any:
         """Reconstruct a clip ``(b, 3, 1 + r·k, h, w)`` through the mean of its latents."""
         return self.decode(self.encode(sample).latent_dist.mode(), return_dict=return_dict)
 
@@ -179,6 +183,4 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
     def check_latents(self, z: Tensor) -> None:
         """Raise ValueError unless ``z`` is ``(b, latent_channels, t, h, w)``."""
         if z.ndim != 5 or z.shape[1] != self.config.latent_channels:
-            raise ValueError(
-                f"latents of shape {tuple(z.shape)} must be (b, {self.config.latent_channels}, t, h, w)"
-            )
+            raise ValueError(f"latents of shape {tuple(z.shape)} must be (b, {self.config.latent_channels}, t, h, w)")

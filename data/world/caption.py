@@ -66,9 +66,7 @@ def is_held_out(shape: str, colour: str, motion: str) -> bool:
         ("motion", motion, MOTIONS),
     ):
         if word not in words:
-            raise ValueError(
-                f"{name}={word!r} is not in the world's vocabulary: use one of {', '.join(words)}"
-            )
+            raise ValueError(f"{name}={word!r} is not in the world's vocabulary: use one of {', '.join(words)}")
     digest = hashlib.sha256(f"held out/{shape}/{colour}/{motion}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % 10 == 0
 

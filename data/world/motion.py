@@ -137,9 +137,7 @@ def rotations(obj: SceneObject, times: torch.Tensor) -> torch.Tensor:
         return _about_z(torch.full_like(times, obj.yaw))
     sign = 1.0 if obj.direction == "right" else -1.0
     spin = _about_z(obj.yaw + sign * obj.speed * times / obj.rest_height)
-    lie = torch.tensor(
-        [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]], dtype=times.dtype, device=times.device
-    )
+    lie = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]], dtype=times.dtype, device=times.device)
     return lie @ spin
 
 

@@ -27,9 +27,7 @@ from data.world.motion import (
 if TYPE_CHECKING:
     from data.world.scene import Scene
 
-HALF_VIEW = math.tan(
-    math.radians(21.0)
-)  # tangent of half the field of view, along the picture's shorter side
+HALF_VIEW = math.tan(math.radians(21.0))  # tangent of half the field of view, along the picture's shorter side
 # Frames are rendered in chunks of about so many rays: what stays near a cache, or fits in memory.
 RAYS_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
 
@@ -95,8 +93,7 @@ def render_scene(
     rays_a_frame = height * width * supersample**2
     frames_at_once = max(1, RAYS_AT_ONCE.get(device.type, 2**20) // rays_a_frame)
     chunks = [
-        _render_chunk(scene, part, height, width, device, supersample)
-        for part in torch.split(times, frames_at_once)
+        _render_chunk(scene, part, height, width, device, supersample) for part in torch.split(times, frames_at_once)
     ]
     return torch.cat(chunks)
 
@@ -155,8 +152,7 @@ def _pixel_directions(
     scale = torch.rsqrt(1.0 + across[None, :] ** 2 + down[:, None] ** 2)  # rows columns
     right, up, forward = (rearrange(axes[:, i], "t c -> c t 1 1") for i in range(3))
     return tuple(
-        (right[i] * across[None, None, :] + (up[i] * down[None, :, None] + forward[i])) * scale
-        for i in range(3)
+        (right[i] * across[None, None, :] + (up[i] * down[None, :, None] + forward[i])) * scale for i in range(3)
     )
 
 
@@ -173,9 +169,7 @@ def _background(
 ) -> torch.Tensor:
     """Sunlit ground, fading into the horizon, and the sky above it: linear light (3, t, h, w)."""
     x, y, distance = ground
-    clear = torch.exp(
-        distance * (-1.0 / FOG_DISTANCE)
-    )  # share of the ground's own light that reaches the eye
+    clear = torch.exp(distance * (-1.0 / FOG_DISTANCE))  # share of the ground's own light that reaches the eye
     tile = (torch.sin(math.pi * x) * torch.sin(math.pi * y)).mul_(4.0).clamp_(-1.0, 1.0)
     tone = tile.mul_(torch.exp(distance * -0.12)).mul_(TILE_CONTRAST).add_(1.0).mul_(clear)
     height = 1.0 - torch.exp(directions[2].clamp(min=0.0) * -5.0)
@@ -243,9 +237,7 @@ def _draw_bodies(
     for body in bodies:
         away = body.centres - eyes  # t 3
         ax, ay, az = rearrange(away, "t c -> c t 1 1")
-        least = (
-            rearrange(away.square().sum(1) - body.obj.bounding_radius**2, "t -> t 1 1").clamp(min=0.0).sqrt()
-        )
+        least = rearrange(away.square().sum(1) - body.obj.bounding_radius**2, "t -> t 1 1").clamp(min=0.0).sqrt()
         near = directions[0] * ax + directions[1] * ay + directions[2] * az > least
         index = torch.nonzero(near.view(-1)).squeeze(1)
         frame = index // pixels
@@ -281,11 +273,7 @@ def _shade(
             hit, _, _ = _intersect(other, frame, place, direction)
             lit = torch.where(hit < _FAR, 0.0, lit)
     mirrored = 2.0 * (ray[0] * nx + ray[1] * ny + ray[2] * nz)
-    toward = (
-        (ray[0] - mirrored * nx) * sun[0]
-        + (ray[1] - mirrored * ny) * sun[1]
-        + (ray[2] - mirrored * nz) * sun[2]
-    )
+    toward = (ray[0] - mirrored * nx) * sun[0] + (ray[1] - mirrored * ny) * sun[1] + (ray[2] - mirrored * nz) * sun[2]
     gloss = 0.18 * toward.clamp(min=0.0) ** 24 * (lit > 0.0)
     tone = torch.ones_like(lit)
     if body.obj.rolls:
@@ -318,9 +306,7 @@ def _sun_samples(sun: tuple[float, float, float]) -> list[tuple[float, float, fl
 def _turn(turn: torch.Tensor, vector: torch.Tensor, inverse: bool) -> torch.Tensor:
     """Rotate (3, n) vectors by (n, 3, 3) rotations, or by their inverses."""
     rows = turn.unbind(1) if not inverse else turn.unbind(2)
-    return torch.stack(
-        [row[:, 0] * vector[0] + row[:, 1] * vector[1] + row[:, 2] * vector[2] for row in rows]
-    )
+    return torch.stack([row[:, 0] * vector[0] + row[:, 1] * vector[1] + row[:, 2] * vector[2] for row in rows])
 
 
 def _intersect(

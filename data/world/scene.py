@@ -139,9 +139,7 @@ def sample_scene(split: str, seed: int) -> Scene:
         stream = keyed_random(split, seed, "scene", attempt)
         words = _draw_words(stream, count)
         held_out = [is_held_out(word.shape, word.colour, word.motion) for word in words]
-        wanted = {"train": not any(held_out), "val": not any(held_out), "test": any(held_out), "all": True}[
-            split
-        ]
+        wanted = {"train": not any(held_out), "val": not any(held_out), "test": any(held_out), "all": True}[split]
         placed = _place(words, camera_motion, stream) if wanted else None
         if placed is not None:
             objects, camera = placed
@@ -249,9 +247,7 @@ def _draw_object(words: _Words, stream: random.Random) -> SceneObject:
     )
 
 
-def _fits(
-    obj: SceneObject, placed: tuple[SceneObject, ...], paths: tuple[torch.Tensor, ...], checks: _Checks
-) -> bool:
+def _fits(obj: SceneObject, placed: tuple[SceneObject, ...], paths: tuple[torch.Tensor, ...], checks: _Checks) -> bool:
     """Whether an object stays in view, clear of those placed before, neither hiding nor hidden for long."""
     if _leaves_at_ends(obj, checks):
         return False
@@ -285,9 +281,7 @@ def _leaves_at_ends(obj: SceneObject, checks: _Checks) -> bool:
             obj.y + speed_y * seconds - eye[1],
             obj.rest_height - eye[2],
         )
-        aside, above, ahead = (
-            sum(a * b for a, b in zip(axis, away, strict=True)) for axis in (right, up, forward)
-        )
+        aside, above, ahead = (sum(a * b for a, b in zip(axis, away, strict=True)) for axis in (right, up, forward))
         if max(abs(aside), abs(above)) > (1.0 - 2.0 * MARGIN) * HALF_VIEW * max(ahead, 1e-3) + 1e-6:
             return True
     return False

@@ -1,0 +1,86 @@
+"""Contact sheets: a clip's frames as one PNG; and what all writers of files share: checks, and whole files or none."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+GIVEN_COLOUR, MADE_COLOUR = (40, 180, 70), (240, 140, 20)
+
+
+def write_contact_sheet(
+    path: str | Path,
+    frames: Tensor | np.ndarray,
+    frame_rate: float,
+    columns: int = 5,
+    known: Tensor | np.ndarray | None = None,
+    max_frames: int = 20,
+) -> None:
+    """Write a .png grid of up to `max_frames` evenly spaced frames of uint8 `(t, h, w, 3)`, each labelled
+    with its time in seconds; small frames are enlarged to a short side of 128 or more.
+
+    With `known (t,)` bool, frames that were given have a green border and those that were made an orange one.
+    """
+    path = checked_target(path, ".png")
+    array = checked_frames(frames)
+    t, h, w, _ = array.shape
+    if columns < 1 or max_frames < 1:
+        raise ValueError(f"columns={columns} and max_frames={max_frames} must be at least 1")
+    if known is not None and tuple(known.shape) != (t,):
+        raise ValueError(f"known has shape {tuple(known.shape)} and must be ({t},): one flag a frame")
+    picked = np.unique(np.linspace(0, t - 1, min(t, max_frames)).round().astype(int))
+    scale = max(1, math.ceil(128 / min(h, w)))
+    border, label, gap = (4 if known is not None else 0), 20, 4
+    cell_w, cell_h = w * scale + 2 * border + gap, h * scale + 2 * border + label + gap
+    columns = min(columns, len(picked))
+    sheet = Image.new("RGB", (columns * cell_w + gap, math.ceil(len(picked) / columns) * cell_h + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    for i, number in enumerate(picked):
+        x, y = gap + i % columns * cell_w, gap + i // columns * cell_h
+        draw.text((x + border, y + 1), f"{number / frame_rate:.2f} s", fill="black", font=font)
+        y += label
+        if known is not None:
+            colour = GIVEN_COLOUR if known[number] else MADE_COLOUR
+            draw.rectangle((x, y, x + w * scale + 2 * border - 1, y + h * scale + 2 * border - 1), colour)
+        picture = Image.fromarray(np.ascontiguousarray(array[number]))
+        picture = picture.resize((w * scale, h * scale), Image.Resampling.BICUBIC)
+        sheet.paste(picture, (x + border, y + border))
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def checked_target(path: str | Path, suffix: str) -> Path:
+    """`path`, if it ends in `suffix` and its folder exists; otherwise ValueError."""
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"cannot write {path}: the name must end in {suffix}")
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: folder {path.parent} does not exist: make it first")
+    return path
+
+
+def checked_frames(frames: Tensor | np.ndarray) -> np.ndarray:
+    """The frames as an array, if they are uint8 (t, h, w, 3) and not empty; otherwise ValueError."""
+    array = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else frames
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or array.size == 0:
+        raise ValueError(
+            f"frames are {array.dtype} {array.shape} and must be uint8 (t, h, w, 3), not empty: "
+            "convert floats with data.transforms.to_uint8"
+        )
+    return array
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder, renamed to `path` at the end, removed if anything fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,206 @@
+"""The commands as a user calls them: what they write, what they refuse, with which exit code."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "checkpoints" / "sora-tiny"
+PROMPT = "a red sphere bounces on the ground, the camera orbits slowly"
+TINY = [
+    "model.hidden_size=32",
+    "model.num_layers=2",
+    "model.num_heads=2",
+    "text.width=32",
+    "text.num_layers=1",
+    "text.num_heads=2",
+    "text.hidden=32",
+    "data.num_clips=12",
+    "data.token_budget=400",
+    "data.workers=0",
+    "data.validation_packs=1",
+    "data.sample_prompts=[]",
+]
+
+
+def run(*command: str | Path, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    words = [str(word) for word in command]
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def generate(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return run(sys.executable, ROOT / "tools" / "generate.py", *arguments, cwd=cwd)
+
+
+def deepspeed(program: str, *arguments: str | Path, ranks: int = 1, timeout: float = 600):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = Path(sys.executable).parent / "deepspeed"
+    words = [launcher, "--master_port", str(port), "--num_accelerators", str(ranks), program, *arguments]
+    return run(*words, timeout=timeout)
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in last, last
+
+
+def test_help_is_quick() -> None:
+    began = time.perf_counter()
+    result = generate("--help")
+    assert result.returncode == 0
+    assert "--extend" in result.stdout
+    assert time.perf_counter() - began < 1.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prompt", "x", "--size", "50x64"], ["width=50", "multiple of 16", "48 or 64"]),
+        (["--prompt", "x", "--size", "big"], ["--size", "64x64"]),
+        (["--prompt", "x", "--seconds", "0"], ["--seconds", "above 0"]),
+        (["--prompt", "x", "--seconds", "nan"], ["--seconds", "above 0"]),
+        (["--prompt", "x", "--steps", "0"], ["--steps", "at least 1"]),
+        (["--prompt", "x", "--guidance-scale", "0.5"], ["guidance_scale=0.5"]),
+        (["--prompt", "x", "--context-level", "2"], ["context_level=2"]),
+        (["--prompt", "x", "--device", "warp"], ["--device warp"]),
+        (["--prompt", "x", "--model", "nowhere"], ["nowhere", "model_index.json"]),
+        (["--prompt", "x", "--out", "video.avi"], ["--out video.avi", ".mp4"]),
+        (["--video", "nowhere.mp4", "--extend", "forward"], ["nowhere.mp4", "no such file"]),
+        (["--video", "README.md"], ["--extend"]),
+        (["--video", str(ROOT / "README.md"), "--extend", "forward"], ["README.md"]),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else None,
+)
+def test_generate_refuses(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    assert_refused(generate(*arguments, cwd=tmp_path), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_with_a_missing_part_is_refused(tmp_path: Path) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    shutil.rmtree(model / "vae")
+    assert_refused(generate("--prompt", "x", "--model", model), "lacks vae/")
+
+
+def test_a_video_shorter_than_one_group_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    from data.video import write_video
+
+    write_video(tmp_path / "short.mp4", torch.zeros(3, 64, 64, 3, dtype=torch.uint8), 8.0)
+    result = generate("--video", tmp_path / "short.mp4", "--extend", "backward", "--out", tmp_path / "out.mp4")
+    assert_refused(result, "3 frames", "at least 5")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_red_sphere_is_red_and_on_the_ground(tmp_path: Path) -> None:
+    """The README's clip: a red object, in the lower part of the picture often enough, and not everywhere."""
+    from data.video import read_video
+
+    result = generate("--prompt", PROMPT, "--seconds", "4", "--out", tmp_path / "red.mp4")
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "red.mp4") in result.stdout
+    assert (tmp_path / "red.png").is_file()
+    clip = read_video(tmp_path / "red.mp4")
+    assert clip.frames.shape[0] == 33
+    red, green, blue = clip.frames.float().unbind(-1)
+    is_red = (red > green + 50) & (red > blue + 50)  # t h w
+    share = is_red.float().mean(dim=(1, 2))
+    assert (share > 0.005).float().mean() > 0.9, share
+    assert share.max() < 0.5
+    rows = is_red.nonzero()[:, 1].float() / is_red.shape[1]
+    assert 0.2 < rows.mean() < 0.9
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_extend_a_file(direction: str, tmp_path: Path) -> None:
+    from data.video import read_video, write_video
+    from data.world import sample_scene
+
+    frames = sample_scene("test", 3).render(18, 64, 64, 8.0)
+    write_video(tmp_path / "given.mp4", frames, 8.0)
+    arguments = ["--video", tmp_path / "given.mp4", "--extend", direction, "--seconds", "1", "--steps", "4"]
+    result = generate(*arguments, "--out", tmp_path / "longer.mp4")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "longer.png").is_file()
+    longer = read_video(tmp_path / "longer.mp4").frames
+    assert longer.shape == (26, 64, 64, 3)
+    kept = longer[:18] if direction == "forward" else longer[8:]
+    given = read_video(tmp_path / "given.mp4").frames
+    assert (kept.float() - given.float()).abs().mean() < 3  # the file encoder's loss
+
+
+def test_train_refuses_unknown_keys() -> None:
+    result = run(sys.executable, "train.py", "--config", "sora_tiny.yaml", "train.learning=1")
+    assert_refused(result, "train.learning")
+
+
+def test_train_refuses_a_missing_config() -> None:
+    assert_refused(run(sys.executable, "train.py", "--config", "nothing.yaml"), "nothing.yaml", "sora_tiny.yaml")
+
+
+def test_train_saves_resumes_and_generates(tmp_path: Path) -> None:
+    settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.save_every=2"]
+    for steps in (2, 3):
+        result = deepspeed("train.py", "--config", "sora_tiny.yaml", *settings, f"train.max_steps={steps}")
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run/checkpoints/latest").read_text() == "step-3"
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert sum('"train/loss"' in line for line in lines) == 3
+    assert (tmp_path / "run/loss.png").is_file()
+    assert list((tmp_path / "run/tensorboard").iterdir())
+    result = generate("--prompt", "x", "--model", tmp_path / "run/model", "--steps", "1", "--out", tmp_path / "v.mp4")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "v.mp4").is_file()
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one(tmp_path: Path) -> None:
+    """The same packs: two ranks, or one rank that accumulates two."""
+    import json
+
+    losses = []
+    for ranks in (1, 2):
+        run_dir = tmp_path / f"run{ranks}"
+        settings = [*TINY, f"run_dir={run_dir}", f"data.cache={tmp_path}/cache", "train.max_steps=3"]
+        accumulation = f"train.accumulation={2 // ranks}"
+        result = deepspeed("train.py", "--config", "sora_tiny.yaml", *settings, accumulation, ranks=ranks)
+        assert result.returncode == 0, result.stderr
+        records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        losses.append([r["train/loss"] for r in records if "train/loss" in r])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # bf16
+
+
+@pytest.mark.slow
+def test_sora_small_takes_two_steps(tmp_path: Path) -> None:
+    settings = [f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "data.token_budget=900"]
+    settings += ["data.workers=0", "data.validation_packs=1", "data.sample_prompts=[]", "train.max_steps=2"]
+    result = deepspeed("train.py", "--config", "sora_small.yaml", *settings, timeout=1500)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run/checkpoints/latest").read_text() == "step-2"
+
+
+def test_train_vae_trains_and_resumes(tmp_path: Path) -> None:
+    settings = ["model.width=16", "model.encoder_depth=1", "model.decoder_depth=1", f"run_dir={tmp_path}/vae"]
+    settings += ["data.world_clips=4", "data.world_sizes=[[32,32]]", "data.batches=[[2,9,32,32],[3,1,32,32]]"]
+    settings += [f"data.cache={tmp_path}/cache", "data.workers=0", "data.manifest=", "train.save_every=2"]
+    for steps in (2, 3):
+        result = deepspeed("tools/train_vae.py", "--config", "vae_tiny.yaml", *settings, f"train.max_steps={steps}")
+        assert result.returncode == 0, result.stderr
+    from vae3d import LatentCodec
+
+    codec = LatentCodec.from_pretrained(tmp_path / "vae")
+    assert codec.frame_rule == (4, 1)
+    assert (tmp_path / "vae/validation.png").is_file()

@@ -1,0 +1,27 @@
+"""Contact sheets."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from data.sheet import write_contact_sheet
+
+
+def test_contact_sheet(tmp_path: Path) -> None:
+    frames, known = torch.randint(256, (81, 48, 64, 3), dtype=torch.uint8), torch.arange(81) < 33
+    write_contact_sheet(tmp_path / "a.png", frames, 8)
+    with Image.open(tmp_path / "a.png") as sheet:
+        assert sheet.size == (5 * (3 * 64 + 4) + 4, 4 * (3 * 48 + 20 + 4) + 4)  # 20 frames, enlarged 3 times
+    write_contact_sheet(tmp_path / "b.png", frames, 8, columns=4, known=known)
+    with Image.open(tmp_path / "b.png") as sheet:
+        colours = [sheet.getpixel((4 + i % 4 * 204 + 1, 4 + i // 4 * 176 + 21)) for i in range(20)]
+    greener = [green > red for red, green, _ in colours]
+    assert greener == [bool(known[round(i * 80 / 19)]) for i in range(20)]
+    write_contact_sheet(tmp_path / "c.png", frames[:1], 8)
+    with pytest.raises(ValueError, match=r"known has shape \(3,\)"):
+        write_contact_sheet(tmp_path / "d.png", frames, 8, known=known[:3])
+    with pytest.raises(ValueError, match=r"must end in .png"):
+        write_contact_sheet(tmp_path / "d.jpg", frames, 8)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "c.png"]

@@ -1,0 +1,54 @@
+"""The README's commands run as they stand (training for one step, and `make test` not inside itself)."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+SMALL = {
+    "train.py": "data.num_clips=4 data.token_budget=900 data.workers=0 data.validation_packs=1 data.sample_prompts=[] "
+    "train.max_steps=1 model.hidden_size=32 model.num_layers=1 model.num_heads=2",
+    "tools/train_vae.py": "data.world_clips=4 data.world_sizes=[[32,32]] data.batches=[[1,5,32,32]] data.workers=0 "
+    "train.max_steps=1",
+}
+
+
+def test_opens_with_the_two_commands() -> None:
+    assert [shlex.split(command)[:2] for command in COMMANDS[:2]] == [["make", "generate"], ["make", "test"]]
+
+
+def test_every_file_it_names_exists() -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_commands_run_in_order(tmp_path: Path) -> None:
+    """In order, since some continue what an earlier one wrote."""
+    for command in COMMANDS:
+        if not command.startswith("make test"):
+            run(command, tmp_path)
+
+
+def run(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if words[0] == "deepspeed":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            words[1:1] = ["--num_accelerators", "1", "--master_port", str(free.getsockname()[1])]
+        words += [f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache"]
+        words += next(small.split() for program, small in SMALL.items() if program in words)
+    elif words[0] == "make" and words[1] in ("train-tiny", "lint", "setup"):
+        words.insert(1, "--dry-run")
+    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, f"{command}\n{result.stderr}"
+    for path in re.findall(r"outputs/\S+\.mp4", result.stdout):
+        assert (ROOT / path).is_file()
+        assert (ROOT / path).with_suffix(".png").is_file()

@@ -1,0 +1,83 @@
+"""Attention within segments: all branches are the plain softmax."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from video_dit.attention import QUERY_CHUNK, segment_attention
+from video_dit.tokens import Segments
+
+HEADS, DIM = 2, 16
+MIXED, TEXT = [70, 1, 33], [5, 9, 2]
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, rows: list[int], columns: list[int]) -> Tensor:
+    """Softmax over all keys, those of other segments masked."""
+    row = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(rows)).to(q.device)
+    column = torch.repeat_interleave(torch.arange(len(columns)), torch.tensor(columns)).to(q.device)
+    scores = torch.einsum("qhd,khd->hqk", q, k) / DIM**0.5
+    scores = scores.masked_fill(row[:, None] != column[None], float("-inf"))
+    return torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), v)
+
+
+def inputs(rows: list[int], columns: list[int]) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = sum(rows), sum(columns), sum(columns)
+    return tuple(torch.randn(n, HEADS, DIM, generator=generator).requires_grad_() for n in sizes)
+
+
+def gradients(out: Tensor, of: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    return torch.autograd.grad((out * weight).sum(), of)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        ([70, 70, 70], [70, 70, 70]),
+        ([QUERY_CHUNK] * 2, [5, 5]),
+        ([70], [70]),
+        (MIXED, MIXED),
+        (MIXED, TEXT),
+        ([6, 6, 6], TEXT),
+    ],
+)
+def test_forward_and_gradient_are_those_of_plain_softmax(rows: list[int], columns: list[int]) -> None:
+    qkv = inputs(rows, columns)
+    out = segment_attention(*qkv, Segments.from_lengths(rows), Segments.from_lengths(columns))
+    expected = reference(*qkv, rows, columns)
+    assert torch.allclose(out, expected, atol=2e-6)
+    for ours, theirs in zip(gradients(out, qkv), gradients(expected, qkv), strict=True):
+        assert torch.allclose(ours, theirs, atol=5e-6)
+
+
+def test_equal_segments_give_the_same_in_the_branch_for_unequal_ones() -> None:
+    qkv = inputs([70] * 3, [70] * 3)
+    equal = Segments.from_lengths([70] * 3)
+    unequal = replace(equal, equal=False)
+    dense, looped = (segment_attention(*qkv, s, s) for s in (equal, unequal))
+    assert torch.allclose(dense, looped, atol=1e-6)
+    for a, b in zip(gradients(dense, qkv), gradients(looped, qkv), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_as_many_segments_of_keys_as_of_queries() -> None:
+    with pytest.raises(AssertionError):
+        segment_attention(*inputs([4, 4], [8]), Segments.from_lengths([4, 4]), Segments.from_lengths([8]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("rows", "columns"), [(MIXED, MIXED), (MIXED, TEXT), ([70] * 3, [70] * 3), ([6, 6, 6], TEXT)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_cuda_kernels_are_the_plain_softmax(rows: list[int], columns: list[int], dtype: torch.dtype) -> None:
+    qkv = tuple(x.detach().cuda().to(dtype).requires_grad_() for x in inputs(rows, columns))
+    segments, kv_segments = (Segments.from_lengths(lengths, "cuda") for lengths in (rows, columns))
+    out = segment_attention(*qkv, segments, kv_segments)
+    expected = reference(*(x.float() for x in qkv), rows, columns)
+    atol = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    assert out.dtype == dtype
+    assert torch.allclose(out.float(), expected, atol=atol)
+    for ours, theirs in zip(gradients(out, qkv), gradients(expected, qkv), strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), atol=4 * atol)

@@ -1,0 +1,187 @@
+"""The average of weights, kept in slices: written by two ranks, read by one, for ZeRO 1, 2 and 3."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from video_dit.ema import EMA, local_fp32_slices, read_ema
+from video_dit.engine import TrainConfig, averaged_weights, initialize
+
+STAGES = (1, 2, 3)
+PROGRAM = '''
+"""Two ranks train a tiny module; beside their slices they write the average computed the plain way."""
+
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed import comm as dist
+from deepspeed.utils import safe_get_full_fp32_param
+from safetensors.torch import save_file
+from torch import nn
+
+from video_dit.ema import EMA
+from video_dit.engine import TrainConfig, initialize
+
+deepspeed.init_distributed(verbose=False)
+for stage in (1, 2, 3):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.LayerNorm(7), nn.Linear(7, 3))
+    module[0].bias.requires_grad_(False)
+    engine = initialize(module, TrainConfig(zero_stage=stage, lr=0.05))
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    plain = {name: safe_get_full_fp32_param(p).clone() for name, p in trained.items()}
+    ema = EMA(engine, decay=0.15)
+    for step in range(3):
+        inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(10 * step + dist.get_rank()))
+        loss = engine(inputs.bfloat16()).float().square().mean()
+        engine.backward(loss)
+        engine.step()
+        ema.update(engine, step)
+        decay = min(0.15, (1 + step) / (10 + step))
+        for name, p in trained.items():
+            plain[name] = decay * plain[name] + (1 - decay) * safe_get_full_fp32_param(p)
+    folder = Path(__file__).parent / f"stage-{stage}"
+    folder.mkdir(parents=True, exist_ok=True)
+    ema.save(folder, dist.get_rank())
+    again = EMA(engine, decay=0.15)
+    dist.barrier()
+    again.load(folder)
+    for name, (at, part) in ema.slices.items():
+        assert again.slices[name][0] == at and torch.equal(again.slices[name][1], part), name
+    if dist.get_rank() == 0:
+        save_file({name: p.cpu().contiguous() for name, p in plain.items()}, folder / "plain.safetensors")
+    dist.barrier()
+'''
+
+
+def tiny() -> nn.Module:
+    """The module of PROGRAM. Its sizes are odd, so that no parameter falls into two equal halves."""
+    module = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.LayerNorm(7), nn.Linear(7, 3))
+    module[0].bias.requires_grad_(False)
+    return module
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory, job_port: int) -> Path:
+    """A folder that two ranks wrote, with ``stage-N/`` for each stage of ZeRO."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    script = folder / "program.py"
+    script.write_text(PROGRAM)
+    root = Path(__file__).parents[1]
+    launcher = Path(sys.executable).with_name("deepspeed")
+    command = [launcher, "--num_accelerators", "2", "--master_port", str(job_port), script]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_two_ranks_wrote_is_the_plain_average(two_ranks: Path, stage: int) -> None:
+    folder = two_ranks / f"stage-{stage}"
+    plain = load_file(folder / "plain.safetensors")
+    read = averaged_weights(tiny(), folder)
+    assert set(read) == set(plain) == {"0.weight", "2.weight", "2.bias", "3.weight", "3.bias"}
+    for name, tensor in plain.items():
+        assert read[name].dtype == torch.float32
+        torch.testing.assert_close(read[name], tensor, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_of_two_ranks_keeps_its_part(two_ranks: Path, stage: int) -> None:
+    counts = []
+    for rank in (0, 1):
+        with safe_open(two_ranks / f"stage-{stage}" / f"ema-rank-{rank:04d}.safetensors", framework="pt") as file:
+            counts.append(sum(file.get_tensor(name).numel() for name in file.keys()))  # noqa: SIM118
+    total = sum(p.numel() for p in tiny().parameters() if p.requires_grad)
+    assert sum(counts) == total
+    assert max(counts) < 0.7 * total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrote", STAGES)
+@pytest.mark.parametrize("reads", STAGES)
+def test_one_rank_loads_what_two_wrote(two_ranks: Path, one_rank: None, wrote: int, reads: int) -> None:
+    folder = two_ranks / f"stage-{wrote}"
+    ema = EMA(initialize(tiny(), TrainConfig(zero_stage=reads)), decay=0.9)
+    ema.load(folder)
+    plain = load_file(folder / "plain.safetensors")
+    assert set(ema.slices) == set(plain)
+    for name, (at, part) in ema.slices.items():
+        assert at == 0
+        torch.testing.assert_close(part.view(plain[name].shape), plain[name], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_slices_are_the_fp32_masters(one_rank: None, stage: int) -> None:
+    module = tiny()
+    before = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    engine = initialize(module, TrainConfig(zero_stage=stage))
+    slices = local_fp32_slices(engine)
+    assert set(slices) == set(before)
+    for name, (at, part) in slices.items():
+        assert at == 0
+        assert part.dtype == torch.float32
+        # the masters are made of the weights as bf16 holds them
+        torch.testing.assert_close(part.view(before[name].shape), before[name], atol=0, rtol=2**-7)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_average_begins_as_a_copy_and_follows_the_weights(one_rank: None, stage: int) -> None:
+    engine = initialize(tiny(), TrainConfig(zero_stage=stage, lr=0.1))
+    ema = EMA(engine, decay=0.5)
+    first = {name: part.clone() for name, (_, part) in local_fp32_slices(engine).items()}
+    engine.backward(engine(torch.ones(2, 5).bfloat16()).float().square().mean())
+    engine.step()
+    for name, (_, part) in ema.slices.items():
+        assert torch.equal(part, first[name])  # a copy, not a view
+    weights = {name: part.clone() for name, (_, part) in local_fp32_slices(engine).items()}
+    assert any(not torch.equal(weights[name], first[name]) for name in first)
+    ema.update(engine, 0)  # decay (1 + 0) / (10 + 0)
+    for name, (_, part) in ema.slices.items():
+        torch.testing.assert_close(part, 0.1 * first[name] + 0.9 * weights[name])
+    ema.update(engine, 1000)  # the decay asked for
+    for name, (_, part) in ema.slices.items():
+        torch.testing.assert_close(part, 0.05 * first[name] + 0.95 * weights[name])
+
+
+def write_slices(folder: Path, rank: int, slices: dict[str, tuple[int, Tensor]]) -> None:
+    """A file as `EMA.save` writes it."""
+    tensors = {name: part.clone() for name, (_, part) in slices.items()}
+    offsets = {name: str(at) for name, (at, _) in slices.items()}
+    save_file(tensors, folder / f"ema-rank-{rank:04d}.safetensors", metadata=offsets)
+
+
+def test_any_cut_is_read_from_any_other(tmp_path: Path) -> None:
+    whole = torch.arange(10.0)
+    other = torch.arange(4.0) - 7
+    write_slices(tmp_path, 0, {"a": (0, whole[:3])})
+    write_slices(tmp_path, 1, {"a": (3, whole[3:4]), "b": (0, other)})
+    write_slices(tmp_path, 2, {"a": (4, whole[4:])})
+    for start, stop in ((0, 10), (0, 3), (2, 5), (3, 4), (7, 10), (5, 5)):
+        assert torch.equal(read_ema(tmp_path, {"a": (start, stop)})["a"], whole[start:stop])
+    both = read_ema(tmp_path, {"a": (1, 9), "b": (1, 3)})
+    assert torch.equal(both["a"], whole[1:9])
+    assert torch.equal(both["b"], other[1:3])
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    write_slices(tmp_path, 0, {"a": (0, torch.zeros(3)), "b": (0, torch.zeros(2))})
+    for wanted in ({"a": (0, 4)}, {"a": (2, 5), "b": (0, 2)}):
+        with pytest.raises(ValueError, match="averaged weights of a and 0 more are incomplete") as error:
+            read_ema(tmp_path, wanted)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="averaged weights of c and 1 more are incomplete"):
+        read_ema(tmp_path, {"c": (0, 1), "d": (0, 1), "a": (0, 3)})
+    with pytest.raises(ValueError, match="incomplete"):
+        read_ema(tmp_path / "nothing", {"a": (0, 1)})

@@ -1,0 +1,76 @@
+"""What is shown and recorded of a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from video_dit.progress import Progress, plot_metrics
+
+
+def run(folder: Path, start: int, stop: int, show: bool = True) -> None:
+    progress = Progress(folder, start, 10, show)
+    for done in range(start + 1, stop + 1):
+        progress.step(done, {"loss": 1 / done, "tokens/s": 100.0})
+        if done % 2 == 0:
+            progress.record(done, {"validation/loss": 2 / done})
+            progress.say(f"step {done}")
+            progress.plot("train/loss", "validation/loss")
+    progress.close()
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(folder: Path, name: str) -> dict[int, float]:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
+
+
+def test_a_run_leaves_curves_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "run", 0, 4)
+    lines = records(tmp_path / "run")
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4]
+    assert [line["validation/loss"] for line in lines if "validation/loss" in line] == [1, 0.5]
+    assert curve(tmp_path / "run", "train/loss") == {1: 1, 2: 0.5, 3: pytest.approx(1 / 3), 4: 0.25}
+    assert curve(tmp_path / "run", "train/tokens/s") == dict.fromkeys(range(1, 5), 100)
+    assert curve(tmp_path / "run", "validation/loss") == {2: 1, 4: 0.5}
+    with Image.open(tmp_path / "run" / "loss.png") as picture:
+        assert len(picture.convert("L").getcolors()) > 10
+    shown = capsys.readouterr()
+    assert "step 2" in shown.out + shown.err
+    assert "4/10" in shown.err
+    assert "loss=0.25" in shown.err
+
+
+def test_a_resumed_run_forgets_what_came_after_its_start(tmp_path: Path) -> None:
+    run(tmp_path, 0, 5)
+    before = records(tmp_path)
+    run(tmp_path, 3, 6)  # the checkpoint was of step 3
+    steps = [line["step"] for line in records(tmp_path) if "train/loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert records(tmp_path)[: len(before) - 3] == before[:-3]
+    assert {1, 2, 4, 5, 6} <= curve(tmp_path, "train/loss").keys()
+
+
+def test_a_resumed_run_keeps_the_step_of_its_checkpoint_in_tensorboard(tmp_path: Path) -> None:
+    run(tmp_path, 0, 5)
+    run(tmp_path, 3, 6)
+    assert sorted(curve(tmp_path, "train/loss")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_other_ranks_show_and_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "run", 0, 4, show=False)
+    assert not (tmp_path / "run").exists()
+    shown = capsys.readouterr()
+    assert shown.out + shown.err == ""
+
+
+@pytest.mark.parametrize("records", [[], [{"step": 1, "a": 0.5}], [{"step": 1, "b": 0.5}]])
+def test_a_picture_of_little(tmp_path: Path, records: list[dict]) -> None:
+    plot_metrics(records, "a", "b", tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size > 0

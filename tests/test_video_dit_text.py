@@ -1,0 +1,173 @@
+"""Prompts to packed embeddings, by the byte-level T5 and by encoders of others."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    ByT5Tokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from video_dit.text import TextConfig, byte_t5, encode_prompts, load_text_encoder
+
+SMALL = TextConfig(max_length=24, width=16, num_layers=2, num_heads=2, hidden=32)
+PROMPTS = ["a red ball", "", "étoile ★", "a long text " * 9, "b"]
+
+
+@pytest.fixture
+def small() -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer, encoder = byte_t5(SMALL)
+    return tokenizer, encoder.eval()
+
+
+SIZES = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+
+
+def save_t5(folder: Path) -> str:
+    """A tiny T5 that reads bytes, so that it needs no vocabulary file."""
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    T5EncoderModel(T5Config(vocab_size=len(tokenizer), **SIZES)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_umt5(folder: Path) -> str:
+    """A tiny umT5 whose words are letters."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
+    words = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=2))
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    UMT5EncoderModel(UMT5Config(vocab_size=len(pieces), **SIZES)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_clip(folder: Path) -> str:
+    """A tiny CLIP text encoder of 12 places whose words are letters."""
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        bos_token_id=len(words) - 2,
+        eos_token_id=len(words) - 1,
+    )
+    CLIPTextModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@torch.no_grad()
+def test_packed_equals_one_by_one(small: tuple[PreTrainedTokenizerBase, PreTrainedModel]) -> None:
+    packed, segments = encode_prompts(*small, PROMPTS)
+    assert segments.count == len(PROMPTS)
+    alone = [encode_prompts(*small, [prompt])[0] for prompt in PROMPTS]
+    assert segments.cu_seqlens.diff().tolist() == [len(part) for part in alone]
+    assert float((packed - torch.cat(alone)).abs().max()) <= 1e-5
+    assert packed.shape[1] == SMALL.width
+
+
+@torch.no_grad()
+def test_lengths_are_bytes_and_the_end(small: tuple[PreTrainedTokenizerBase, PreTrainedModel]) -> None:
+    lengths = encode_prompts(*small, PROMPTS)[1].cu_seqlens.diff().tolist()
+    expected = [min(SMALL.max_length, len(prompt.encode()) + 1) for prompt in PROMPTS]
+    assert lengths == expected
+    assert lengths[1] == 1  # the empty prompt is the end alone
+
+
+@torch.no_grad()
+def test_long_prompts_are_cut(small: tuple[PreTrainedTokenizerBase, PreTrainedModel]) -> None:
+    head = "x" * (SMALL.max_length - 1)
+    a, b = (encode_prompts(*small, [head + tail])[0] for tail in ("yyy", "zzz"))
+    assert len(a) == SMALL.max_length
+    assert torch.equal(a, b)
+    shorter = encode_prompts(*small, [head[:-1] + "y"])[0]
+    assert not torch.equal(a, shorter)
+
+
+def test_the_byte_t5_is_trained_and_gradients_reach_it() -> None:
+    tokenizer, encoder = load_text_encoder(SMALL)
+    assert all(p.requires_grad for p in encoder.parameters())
+    assert encoder.config.hidden_size == SMALL.width
+    encode_prompts(tokenizer, encoder, PROMPTS)[0].square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("save", "longest"), [(save_t5, 20), (save_umt5, 20), (save_clip, 12)])
+def test_encoders_of_others_are_loaded_frozen(save: Callable[[Path], str], longest: int, tmp_path: Path) -> None:
+    tokenizer, encoder = load_text_encoder(TextConfig(encoder=save(tmp_path), max_length=20))
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert not encoder.training
+    prompts = ["red ball", "", "green cube " * 10]
+    packed, segments = encode_prompts(tokenizer, encoder, prompts)
+    lengths = segments.cu_seqlens.diff().tolist()
+    assert min(lengths) >= 1
+    assert lengths[2] == longest  # the CLIP has no more places than that
+    alone = torch.cat([encode_prompts(tokenizer, encoder, [prompt])[0] for prompt in prompts])
+    assert float((packed - alone).abs().max()) <= 1e-5
+    assert packed.shape == (sum(lengths), encoder.config.hidden_size)
+    assert packed.isfinite().all()
+
+
+def test_what_is_no_encoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "bert").mkdir()
+    BertConfig().save_pretrained(tmp_path / "bert")
+    (tmp_path / "empty").mkdir()
+    for name, rule in (
+        ("bert", "is a bert: use one of t5, umt5, clip"),
+        ("empty", "is no hub name or folder of an encoder"),
+        ("none", "is no hub name or folder of an encoder"),
+    ):
+        with pytest.raises(ValueError) as error:
+            load_text_encoder(TextConfig(encoder=str(tmp_path / name)))
+        message = str(error.value)
+        assert f"text.encoder={tmp_path / name}" in message
+        assert rule in message
+        assert "\n" not in message
+
+
+def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
+    save_t5(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="is no hub name or folder of an encoder") as error:
+        load_text_encoder(TextConfig(encoder=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path) -> None:
+    save_umt5(tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="is no hub name or folder of an encoder") as error:
+        load_text_encoder(TextConfig(encoder=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_may_not_be_too_short() -> None:
+    with pytest.raises(ValueError, match=r"text.max_length=7 must be at least 8"):
+        TextConfig(max_length=7)

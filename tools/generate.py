@@ -1,0 +1,274 @@
+"""Make a video from text, or continue a video file forward or backward in time.
+
+    python tools/generate.py --prompt "a red sphere bounces on the ground" --seconds 10
+    python tools/generate.py --video clip.mp4 --extend forward --seconds 4 --prompt "a dog runs"
+
+Writes an mp4 and, beside it, a contact sheet as PNG.
+"""
+
+import argparse
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes seconds to import: only once the arguments are known to be good
+    import torch
+
+    from video_dit import VideoPipeline
+
+MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read and check the command line; exits with code 2 when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prompt", default="", help="what the video shows")
+    parser.add_argument("--negative-prompt", default="", help="what it should not show")
+    parser.add_argument("--seconds", type=_positive, help="length, or length to add (default: the trained window)")
+    parser.add_argument("--video", type=Path, metavar="FILE", help="a video to continue; needs --extend")
+    parser.add_argument("--extend", choices=("forward", "backward"), help="continue after the end, or before the start")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels (default: the model's own)")
+    parser.add_argument("--aspect", type=_aspect, metavar="W:H", help="the trained size nearest to it in shape")
+    parser.add_argument("--frame-rate", type=_rate, help="frames a second (default: the model's own)")
+    parser.add_argument("--steps", type=_count, default=30, help="denoising steps (default: %(default)s)")
+    parser.add_argument("--guidance-scale", type=float, default=4.0, help="1 is none (default: %(default)s)")
+    parser.add_argument("--context-seconds", type=_positive, help="of the video so far that each window sees")
+    parser.add_argument(
+        "--context-level", type=float, default=0.03, help="noise on known latents, 0 to 1 (default: %(default)s)"
+    )
+    parser.add_argument("--num-videos", type=_count, default=1, help="videos to make (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same video (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=MODEL, help="a folder that train.py wrote (default: sora-tiny)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
+    parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--out", type=Path, help="file or folder to write (default: outputs/)")
+    args = parser.parse_args(arguments)
+    if bool(args.video) != bool(args.extend):
+        parser.error("--video FILE and --extend forward|backward go together: give both or none")
+    if args.size and args.aspect:
+        parser.error("--size and --aspect exclude each other: give one")
+    if args.video and args.num_videos > 1:
+        parser.error(f"--num-videos {args.num_videos}: a video is continued once; use another --seed")
+    if args.video and not args.video.is_file():
+        parser.error(f"--video {args.video}: no such file")
+    if args.out and args.out.suffix and args.out.suffix.lower() != ".mp4":
+        parser.error(f"--out {args.out}: must end in .mp4, or be a folder")
+    if args.out and args.out.suffix and args.num_videos > 1:
+        parser.error(f"--out {args.out}: --num-videos {args.num_videos} needs a folder")
+    return args
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = _positive(text)
+    if not 0.5 <= value <= 240:
+        raise argparse.ArgumentTypeError(f"{text!r} must be from 0.5 to 240 frames a second")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
+    return int(text)
+
+
+def _pair(separator: str, example: str) -> Callable[[str], tuple[int, int]]:
+    def parse(text: str) -> tuple[int, int]:
+        match = re.fullmatch(rf"([1-9]\d*){separator}([1-9]\d*)", text)
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{text!r} must be like {example}")
+        return int(match[1]), int(match[2])
+
+    return parse
+
+
+_size, _aspect = _pair("x", "64x64 (width x height)"), _pair(":", "16:9")
+
+
+def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
+    """The pipeline in ``folder``. "auto" takes CUDA where it is, and 16 bits where they are fast."""
+    import torch
+
+    from video_dit.pipeline import VideoPipeline, check_model_folder
+
+    check_model_folder(folder)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    if dtype == "auto":
+        fast = torch.cpu._is_avx512_bf16_supported() if place.type == "cpu" else place.type == "cuda"
+        dtype = "bf16" if fast else "fp32"
+    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    return VideoPipeline.from_pretrained(folder, torch_dtype=kind).to(place)
+
+
+def choose_size(args: argparse.Namespace, pipe: "VideoPipeline", aspect: float | None) -> tuple[int, int]:
+    """(height, width): as asked, or the trained size whose shape is nearest to ``aspect`` (width / height)."""
+    if args.size:
+        width, height = args.size
+        pipe.check_size(height, width)
+        return height, width
+    if args.aspect:
+        aspect = args.aspect[0] / args.aspect[1]
+    if aspect is None:
+        return pipe.sizes[0]
+    wanted = aspect
+    return min(pipe.sizes, key=lambda size: abs(math.log(size[1] / size[0] / wanted)))
+
+
+def make_videos(args: argparse.Namespace, pipe: "VideoPipeline") -> tuple["torch.Tensor", "torch.Tensor", float]:
+    """Text to video. Returns uint8 frames ``(b, t, h, w, 3)``, which of the frames were given, and the rate."""
+    import torch
+
+    rate = args.frame_rate or pipe.frame_rate
+    height, width = choose_size(args, pipe, None)
+    r, _ = pipe.codec.frame_rule
+    num_frames = None
+    if args.seconds is not None:
+        num_frames = 1 + r * max(1, round(args.seconds * rate / r))
+        _say_snapped(args.seconds, (num_frames - 1) / rate)
+    frames = pipe(
+        prompt=args.prompt,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        frame_rate=rate,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        negative_prompt=args.negative_prompt,
+        num_videos_per_prompt=args.num_videos,
+        generator=[torch.Generator().manual_seed(args.seed + n) for n in range(args.num_videos)],
+        context_seconds=args.context_seconds,
+        context_level=args.context_level,
+        output_type="np",
+    ).frames
+    videos = _to_uint8(frames)
+    return videos, torch.zeros(videos.shape[1], dtype=torch.bool), rate
+
+
+def extend_video(args: argparse.Namespace, pipe: "VideoPipeline") -> tuple["torch.Tensor", "torch.Tensor", float]:
+    """Continue a file. Returns as `make_videos` does."""
+    import torch
+
+    from data.transforms import fit
+    from data.video import probe_video, read_video
+
+    rate = args.frame_rate or pipe.frame_rate
+    info = probe_video(args.video)
+    height, width = choose_size(args, pipe, info.width / info.height)
+    given = fit(read_video(args.video, frame_rate=rate).frames, height, width)
+    changes = []
+    if (info.width, info.height) != (width, height):
+        cropped = " (cropped about its centre)" if info.width * height != info.height * width else ""
+        changes.append(f"{info.width}x{info.height} to {width}x{height} pixels{cropped}")
+    if info.variable_fps or abs(info.frame_rate - rate) > 1e-3:
+        changes.append(f"{info.frame_rate:g} to {rate:g} frames a second")
+    if changes:
+        print(f"{args.video.name}: resampled from {', '.join(changes)}")
+    seconds = args.seconds if args.seconds is not None else 4.0
+    output = pipe.extend(
+        given,
+        direction=args.extend,
+        seconds=seconds,
+        prompt=args.prompt,
+        frame_rate=rate,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        negative_prompt=args.negative_prompt,
+        generator=torch.Generator().manual_seed(args.seed),
+        context_seconds=args.context_seconds,
+        context_level=args.context_level,
+        output_type="np",
+    )
+    videos = _to_uint8(output.frames)
+    made = videos.shape[1] - len(given)
+    _say_snapped(seconds, made / rate)
+    is_given = torch.ones(videos.shape[1], dtype=torch.bool)
+    is_given[slice(len(given), None) if args.extend == "forward" else slice(0, made)] = False
+    return videos, is_given, rate
+
+
+def _to_uint8(frames: object) -> "torch.Tensor":
+    import torch
+
+    return torch.as_tensor(frames).mul(255).round().to(torch.uint8)
+
+
+def _say_snapped(asked: float, got: float) -> None:
+    if abs(asked - got) > 1e-6:
+        print(f"{asked:g} s is no whole number of latent frames: {got:g} s are made")
+
+
+def output_paths(args: argparse.Namespace) -> list[Path]:
+    """One mp4 path a video; names come from the prompt and the seed, or from the file that is continued."""
+    if args.out and args.out.suffix:
+        return [args.out]
+    folder = args.out or Path("outputs")
+    words = args.video.stem if args.video else args.prompt or "no prompt"
+    stem = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60].strip("-") or "video"
+    if args.video:
+        stem = f"{stem}-{args.extend}"
+    return [folder / f"{stem}-{args.seed + number}.mp4" for number in range(args.num_videos)]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load, make, write, and say what was written."""
+    began = time.perf_counter()
+    paths = output_paths(args)
+    for path in paths:
+        if args.video and path.resolve() == args.video.resolve():
+            raise ValueError(f"--out {path} is the video that is continued: choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    from data.sheet import write_contact_sheet
+    from data.video import write_video
+
+    pipe = load_pipeline(args.model, args.device, args.dtype)
+    loaded = time.perf_counter()
+    videos, given, rate = (extend_video if args.video else make_videos)(args, pipe)
+    made = time.perf_counter()
+    for path, frames in zip(paths, videos, strict=True):
+        write_video(path, frames, rate)
+        sheet = path.with_suffix(".png")
+        write_contact_sheet(sheet, frames, rate, known=given if args.video else None)
+        height, width = frames.shape[1:3]
+        print(f"{path}  ({len(frames)} frames of {width}x{height}, {rate:g} a second)\n{sheet}")
+    written = time.perf_counter()
+    times = f"load {loaded - began:.1f} s, make {made - loaded:.1f} s, write {written - made:.1f} s"
+    print(f"{times}, on {pipe.device} in {str(pipe.dtype).removeprefix('torch.')}")
+
+
+def main() -> int:
+    """Exit code 0 when all is written, 2 for what the user got wrong, 130 for Ctrl-C."""
+    args = parse_arguments()
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        print(f"generate.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("generate.py: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""Train a text-to-video model: ``deepspeed train.py --config sora_small.yaml [section.key=value …]``.
+
+Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py),
+``checkpoints/`` (the same command resumes from them), ``tensorboard/``, ``loss.png`` and ``samples/``.
+"""
+
+import sys
+import time
+from dataclasses import asdict
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed import comm as dist
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data.dataset import ClipSource, ManifestClips, WorldClips
+from data.latents import TensorCache
+from data.packing import LatentShape, LoadedPack, PackPlan, Packs, load_ahead, rank_positions
+from data.seeding import keyed_generator
+from data.sheet import write_contact_sheet
+from vae3d import LatentCodec
+from video_dit.batch import Pack, build_pack, encode_clip
+from video_dit.config import RunConfig, config_from_command_line, save_config
+from video_dit.ema import EMA
+from video_dit.engine import (
+    averaged_weights,
+    initialize,
+    learning_rate,
+    replace_folder,
+    resume,
+    save_checkpoint,
+    set_learning_rate,
+)
+from video_dit.model import VideoDiT
+from video_dit.pipeline import VideoPipeline, check_model_folder
+from video_dit.progress import Progress
+from video_dit.text import encode_prompts, load_text_encoder
+
+
+class Denoiser(nn.Module):
+    """Text encoder and transformer as one module for DeepSpeed."""
+
+    def __init__(
+        self, transformer: VideoDiT, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel
+    ) -> None:
+        super().__init__()
+        self.transformer, self.tokenizer, self.text_encoder = transformer, tokenizer, text_encoder
+
+    def forward(self, pack: Pack) -> Tensor:
+        """Sum of the squared errors of the velocity over the elements that bear loss, fp32."""
+        embeds, prompt_segments = encode_prompts(self.tokenizer, self.text_encoder, pack.prompts)
+        prediction = self.transformer(
+            pack.hidden_states,
+            pack.levels,
+            pack.level_index,
+            pack.coords,
+            pack.one_frame,
+            pack.segments,
+            embeds,
+            prompt_segments,
+        )
+        return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum()
+
+
+class PackFactory:
+    """Turns what the loader gives into training packs; encodes clips the first time they are met."""
+
+    def __init__(self, config: RunConfig, codec: LatentCodec, split: str) -> None:
+        self.config, self.codec = config, codec
+        data, r = config.data, codec.frame_rule[0]
+        window = codec.num_latent_frames(data.window_frames)
+        codec.num_latent_frames(data.num_frames)
+        grid = codec.grid * config.model.patch_size
+        for height, width in data.sizes:
+            if height % grid or width % grid:
+                raise ValueError(f"data.sizes has {height}x{width}: both must be multiples of {grid}")
+        source: ClipSource
+        if data.manifest and split == "train":
+            source = ManifestClips(data.manifest, split, data.num_frames, data.sizes, data.frame_rates[0], r)
+        else:
+            count = data.num_clips if split == "train" else 64
+            source = WorldClips(split, count, data.num_frames, data.sizes, data.frame_rates)
+        shapes: list[LatentShape] = []
+        for index in range(len(source)):
+            shape = source.shape(index)
+            frames = codec.num_latent_frames(shape.num_frames)
+            shapes.append(LatentShape(frames, (shape.height // grid) * (shape.width // grid)))
+        self.source = source
+        self.cache = TensorCache(Path(data.cache) if data.cache else None, space=codec.fingerprint())
+        plan = PackPlan(shapes, window, data.token_budget, config.context.keyframe, config.seed)
+        self.packs = Packs(source, self.cache, plan)
+
+    def build(self, loaded: LoadedPack, position: int) -> Pack:
+        """The pack of one position."""
+        views = []
+        for item in loaded.items:
+            encoded = item.encoded
+            if encoded is None:
+                assert item.clip is not None
+                key = self.source.key(item.view.index)
+                encoded = encode_clip(self.codec, item.clip, keyed_generator(key, "encode"))
+                self.cache.put(key, encoded, item.text)
+            views.append((item.view, encoded, item.text))
+        model = self.config.model
+        return build_pack(
+            views,
+            position,
+            self.config.seed,
+            self.codec.frame_rule[0],
+            model.patch_size,
+            model.base_tokens,
+            self.config.context,
+            self.config.noise,
+        )
+
+
+def build_denoiser(config: RunConfig, codec: LatentCodec) -> Denoiser:
+    """Text encoder and transformer with random weights, or those of ``train.init_from``."""
+    torch.manual_seed(config.seed)
+    trained_on = {
+        "sample_sizes": [list(size) for size in config.data.sizes],
+        "sample_latent_frames": codec.num_latent_frames(config.data.window_frames),
+        "frame_rate": config.data.frame_rates[0],
+    }
+    if config.train.init_from:
+        return load_denoiser(config, codec, trained_on)
+    tokenizer, text_encoder = load_text_encoder(config.text)
+    transformer = VideoDiT(
+        in_channels=codec.latent_channels,
+        text_dim=text_encoder.config.hidden_size,
+        **asdict(config.model),
+        **trained_on,
+    )
+    return Denoiser(transformer, tokenizer, text_encoder)
+
+
+def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> Denoiser:
+    """The weights of the model folder ``train.init_from``, to go on with.
+
+    Raises:
+        ValueError: it is no model folder, its autoencoder is another one, or ``model.*`` says otherwise.
+    """
+    folder = config.train.init_from
+    check_model_folder(folder)
+    pipe = VideoPipeline.from_pretrained(folder)
+    if pipe.codec.fingerprint() != codec.fingerprint():
+        raise ValueError(f"train.init_from={folder} has another autoencoder than vae.path: use vae.path={folder}")
+    for name, value in asdict(config.model).items():
+        if (its := pipe.transformer.config[name]) != value:
+            raise ValueError(f"model.{name}={value} is not that of train.init_from={folder}: use model.{name}={its}")
+    pipe.transformer.register_to_config(**trained_on)
+    return Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder.requires_grad_(not config.text.encoder))
+
+
+def averaged_pipeline(module: Denoiser, folder: Path, codec: LatentCodec, device: torch.device) -> VideoPipeline:
+    """A pipeline in bf16 with the averaged weights that a checkpoint holds; frozen weights are the module's own."""
+    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    with deepspeed.zero.GatheredParameters(list(frozen.values())):  # stage 3 cuts these up as well
+        weights = {name: p.detach().clone() for name, p in frozen.items()} | averaged_weights(module, folder)
+    transformer = VideoDiT.from_config(module.transformer.config)
+    text_encoder = type(module.text_encoder)(module.text_encoder.config)
+    copy = Denoiser(transformer, module.tokenizer, text_encoder)
+    copy.load_state_dict(weights, strict=False)
+    copy.to(device=device, dtype=torch.bfloat16).eval()
+    return VideoPipeline(
+        transformer=transformer,
+        vae=codec.vae,
+        text_encoder=text_encoder,
+        tokenizer=module.tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+
+
+def global_sum(value: float, device: torch.device) -> float:
+    """Sum over all ranks."""
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total)
+
+
+@torch.no_grad()
+def validation_loss(denoiser: Denoiser, factory: PackFactory, rank: int, world: int, device: torch.device) -> float:
+    """Mean loss over the fixed packs of the validation set, each on one rank."""
+    error = count = 0.0
+    for position in range(rank, factory.config.data.validation_packs, world):
+        pack = factory.build(factory.packs[position], position).to(device)
+        error += float(denoiser(pack))
+        count += pack.loss_elements
+    return global_sum(error, device) / global_sum(count, device)
+
+
+def write_samples(pipe: VideoPipeline, prompts: list[str], folder: Path, step: int) -> None:
+    """One video of the trained window and its contact sheet for each prompt, always from seed 0.
+
+    Where PyAV is not installed, as on some training machines, there are sheets alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pipe.set_progress_bar_config(disable=True)
+    for number, prompt in enumerate(prompts):
+        generator = torch.Generator().manual_seed(0)
+        output: Any = pipe(prompt=prompt, generator=generator, output_type="np")
+        levels = (output.frames[0] * 255).round().astype("uint8")
+        path = folder / f"step-{step:07d}-{number}.png"
+        write_contact_sheet(path, levels, pipe.frame_rate)
+        if find_spec("av") is not None:
+            from data.video import write_video
+
+            write_video(path.with_suffix(".mp4"), levels, pipe.frame_rate)
+
+
+def train(config: RunConfig) -> None:
+    """The whole run: build, resume, step, log, validate, save."""
+    deepspeed.init_distributed()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    run_dir, settings = Path(config.run_dir), config.train
+
+    codec = LatentCodec.from_pretrained(config.vae.path, torch_dtype=torch.bfloat16)
+    train_packs, validation_packs = (PackFactory(config, codec, split) for split in ("train", "val"))
+    module = build_denoiser(config, codec)
+    engine = initialize(module, settings)
+    codec.vae.to(engine.device)
+    ema = EMA(engine, settings.ema_decay)
+    start = resume(engine, ema, run_dir)
+    if rank == 0:
+        save_config(config, run_dir / "config.yaml")
+
+    positions = rank_positions(start, settings.max_steps, settings.accumulation, rank, world)
+    loader = load_ahead(train_packs.packs, positions, config.data.workers)
+    items = zip(positions, loader, strict=True)
+    progress = Progress(run_dir, start, settings.max_steps, show=rank == 0)
+    for step in range(start, settings.max_steps):
+        began = time.perf_counter()
+        set_learning_rate(engine, learning_rate(settings, step))
+        batches = list(islice(items, settings.accumulation))
+        packs = [train_packs.build(loaded, position) for position, loaded in batches]
+        count = global_sum(sum(pack.loss_elements for pack in packs), engine.device)
+        error = 0.0
+        for pack in packs:
+            squared_error = engine(pack.to(engine.device))
+            if not torch.isfinite(squared_error):
+                raise FloatingPointError(f"the loss is not finite at step {step} on rank {rank}, clips {pack.clips}")
+            # DeepSpeed averages over ranks and accumulation: undo it, the count is global
+            engine.backward(squared_error * (world * settings.accumulation / count))
+            engine.step()
+            error += float(squared_error.detach())
+        loss = global_sum(error, engine.device) / count
+        ema.update(engine, step)
+
+        done = step + 1
+        tokens = global_sum(sum(len(pack.made) for pack in packs), engine.device)
+        left_out = global_sum(sum(loaded.left_out for _, loaded in batches), engine.device)
+        fill = tokens / (config.data.token_budget * settings.accumulation * world)
+        speed = tokens / (time.perf_counter() - began)
+        progress.step(done, {"loss": loss, "tokens/s": speed, "fill": fill, "left_out": left_out})
+        if done == settings.max_steps or done % settings.save_every == 0:
+            folder = save_checkpoint(engine, ema, run_dir, done)
+            pipe = averaged_pipeline(module, folder, codec, engine.device)
+            denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
+            score = validation_loss(denoiser, validation_packs, rank, world, engine.device)
+            progress.record(done, {"validation/loss": score})
+            progress.say(f"step {done}: validation loss {score:.4f}")
+            progress.plot("train/loss", "validation/loss")
+            if rank == 0:
+                with replace_folder(run_dir / "model") as draft:
+                    pipe.save_pretrained(draft)
+                write_samples(pipe, list(config.data.sample_prompts), run_dir / "samples", done)
+            dist.barrier()
+    progress.close()
+
+
+def main() -> int:
+    """Exit code 2 for what the user got wrong."""
+    try:
+        train(config_from_command_line(RunConfig, __doc__.splitlines()[0]))
+    except ValueError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

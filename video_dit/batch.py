@@ -1,0 +1,195 @@
+"""A training pack: views of encoded clips, noised by random patterns, as the inputs of `VideoDiT`.
+
+All randomness is a function of (seed, position of the pack, clip, purpose), so it does not depend on rank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from data.dataset import TextClip
+from data.packing import View
+from data.seeding import draw_integer, keyed_generator
+from data.transforms import to_float
+from vae3d import LatentCodec
+from video_dit.context import ContextConfig, Pattern, draw_pattern, known_keyframe_level, with_suffix
+from video_dit.noise import NoiseConfig, add_noise, level_shift, velocity
+from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token
+
+LEVELS_MULTIPLE = 32
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Inputs and targets, all samples end to end.
+
+    hidden_states, target: ``(n, c·p·p)`` fp32. levels: ``(l,)`` fp32, padded to a multiple of 32. level_index:
+    ``(n,)``. coords: ``(n, 3)``. one_frame, made: ``(n,)`` bool; loss is taken where made. prompts, clips: the text
+    and the index of each sample.
+    """
+
+    hidden_states: Tensor
+    target: Tensor
+    levels: Tensor
+    level_index: Tensor
+    coords: Tensor
+    one_frame: Tensor
+    made: Tensor
+    segments: Segments
+    prompts: tuple[str, ...]
+    clips: tuple[int, ...]
+
+    @property
+    def loss_elements(self) -> int:
+        """Number of elements of ``target`` that bear loss."""
+        return int(self.made.sum()) * self.target.shape[1]
+
+    def to(self, device: torch.device | str) -> "Pack":
+        """The same on another device."""
+        names = ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made", "segments")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+@torch.no_grad()
+def encode_clip(codec: LatentCodec, clip: TextClip, generator: torch.Generator) -> dict[str, Tensor]:
+    """What training needs of a clip, for the cache: on the CPU, in bf16 where it is large.
+
+    latents: ``(c, t, h, w)`` of the whole clip. keyframe: ``(c, 1, h, w)`` of one random frame alone, whose number
+    is ``keyframe_frame``. cold: ``(c, t', h, w)`` encoded from latent frame ``cold_start`` on as if the clip began
+    with that latent's last frame; its latents 1… stand for the same frames as ``latents[cold_start + 1:]``.
+    """
+    r, _ = codec.frame_rule
+    frames = to_float(clip.frames)[None]  # 1 c t h w
+    latents = codec.encode(frames)[0]
+    keyframe_frame = draw_integer(frames.shape[2], generator)
+    cold_start = draw_integer(max(1, latents.shape[1] - 1), generator)
+    keyframe = codec.encode(frames[:, :, keyframe_frame : keyframe_frame + 1])[0]
+    cold = codec.encode(frames[:, :, r * cold_start :])[0]
+    return {
+        "latents": latents.bfloat16().cpu(),
+        "keyframe": keyframe.bfloat16().cpu(),
+        "keyframe_frame": torch.tensor(keyframe_frame),
+        "cold": cold.bfloat16().cpu(),
+        "cold_start": torch.tensor(cold_start),
+        "frame_rate": torch.tensor(clip.frame_rate),
+    }
+
+
+@dataclass(frozen=True)
+class _Sample:
+    noisy: Tensor
+    target: Tensor
+    levels: Tensor
+    level_index: Tensor
+    coords: Tensor
+    one_frame: Tensor
+    made: Tensor
+    prompt: str
+
+
+def build_pack(
+    views: Sequence[tuple[View, dict[str, Tensor], str]],
+    position: int,
+    seed: int,
+    r: int,
+    patch_size: int,
+    base_tokens: int,
+    context: ContextConfig,
+    noise: NoiseConfig,
+) -> Pack:
+    """Noise the views of pack ``position`` and put them end to end.
+
+    Args:
+        views: view, tensors of `encode_clip`, and caption of each sample.
+        r: the codec's time factor. base_tokens: see `level_shift`.
+    """
+    samples = [
+        _sample(view, encoded, text, (seed, position), r, patch_size, base_tokens, context, noise)
+        for view, encoded, text in views
+    ]
+    levels = torch.cat([sample.levels for sample in samples])
+    levels = torch.nn.functional.pad(levels, (0, -len(levels) % LEVELS_MULTIPLE))
+    index: list[Tensor] = []
+    before = 0
+    for sample in samples:
+        index.append(sample.level_index + before)
+        before += len(sample.levels)
+    return Pack(
+        hidden_states=torch.cat([sample.noisy for sample in samples]),
+        target=torch.cat([sample.target for sample in samples]),
+        levels=levels,
+        level_index=torch.cat(index),
+        coords=torch.cat([sample.coords for sample in samples]),
+        one_frame=torch.cat([sample.one_frame for sample in samples]),
+        made=torch.cat([sample.made for sample in samples]),
+        segments=Segments.from_lengths([len(sample.noisy) for sample in samples]),
+        prompts=tuple(sample.prompt for sample in samples),
+        clips=tuple(view.index for view, _, _ in views),
+    )
+
+
+def _sample(
+    view: View,
+    encoded: dict[str, Tensor],
+    text: str,
+    key: tuple[int, int],
+    r: int,
+    patch_size: int,
+    base_tokens: int,
+    context: ContextConfig,
+    noise: NoiseConfig,
+) -> _Sample:
+    latents = encoded["latents"][:, view.start : view.start + view.length].float()  # c t h w
+    _, t, height, width = latents.shape
+    grid = t, height // patch_size, width // patch_size
+    pattern_generator = keyed_generator(*key, view.index, "pattern")
+    pattern = draw_pattern(grid, context, noise, level_shift(view.tokens, base_tokens), pattern_generator)
+    if float(torch.rand((), generator=pattern_generator)) < context.cold_suffix:
+        latents, pattern = _with_cold_suffix(latents, view.start, encoded, pattern)
+
+    frame_rate = float(encoded["frame_rate"])
+    start_time = (1 + (view.start - 1) * r) / frame_rate if view.start else 0.0
+    times = latent_times(t, frame_rate, r, starts_clip=view.start == 0)
+    one_frame = torch.zeros(t, dtype=torch.bool)
+    one_frame[0] = view.start == 0
+    token_levels, made = pattern.levels.flatten(), pattern.made.flatten()
+    if view.keyframe:
+        latents = torch.cat([latents, encoded["keyframe"].float()], dim=1)
+        times = torch.cat([times, (encoded["keyframe_frame"] / frame_rate - start_time).view(1)])
+        one_frame = torch.cat([one_frame, torch.ones(1, dtype=torch.bool)])
+        count = grid[1] * grid[2]
+        token_levels = torch.cat([token_levels, known_keyframe_level(pattern_generator).expand(count)])
+        made = torch.cat([made, torch.zeros(count, dtype=torch.bool)])
+
+    clean = patchify(latents[None], patch_size)[0]  # n p
+    noise_tokens = torch.randn(clean.shape, generator=keyed_generator(*key, view.index, "noise"))
+    distinct, level_index = token_levels.unique(return_inverse=True)
+    dropped = float(torch.rand((), generator=keyed_generator(*key, view.index, "text"))) < context.text_dropout
+    return _Sample(
+        noisy=add_noise(clean, noise_tokens, token_levels[:, None]),
+        target=velocity(clean, noise_tokens),
+        levels=distinct,
+        level_index=level_index,
+        coords=grid_coords(times, height, width, patch_size),
+        one_frame=per_token(one_frame, height, width, patch_size),
+        made=made,
+        prompt="" if dropped else text,
+    )
+
+
+def _with_cold_suffix(
+    latents: Tensor, start: int, encoded: dict[str, Tensor], pattern: Pattern
+) -> tuple[Tensor, Pattern]:
+    """Let a known suffix begin where the clip's cold encoding does, and take it from there.
+
+    So the model meets known latents as `VideoPipeline.extend` has them backward: encoded without what came before.
+    Other patterns, and views that do not hold that place, are left as they are.
+    """
+    made = int(encoded["cold_start"]) + 1 - start  # latent frames of the view before the cold ones
+    count = latents.shape[1] - made
+    if pattern.known_suffix == 0 or made < 1 or count < 1:
+        return latents, pattern
+    cold = encoded["cold"][:, 1 : 1 + count].float()
+    return torch.cat([latents[:, :made], cold], dim=1), with_suffix(pattern, count)

@@ -1,0 +1,161 @@
+"""What every training program shares: its settings, the DeepSpeed engine, saving and resuming."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed import DeepSpeedEngine
+from deepspeed import comm as dist
+from deepspeed.runtime.zero.utils import ZeRORuntimeException
+from torch import Tensor, nn
+
+from video_dit.ema import EMA, read_ema
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the optimizer and of the loop.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    max_steps: int = 1000
+    save_every: int = 500
+    """Steps between checkpoints; each comes with a validation, a model folder and sample videos."""
+    lr: float = 1e-3
+    warmup_steps: int = 100
+    decay_steps: int = 0
+    """The last steps, over which the rate falls linearly to 0."""
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    accumulation: int = 1
+    """Packs a rank takes for one optimizer step."""
+    zero_stage: int = 1
+    offload_optimizer: bool = False
+    ema_decay: float = 0.999
+    init_from: str = ""
+    """A model folder to start from; empty starts from random weights."""
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in (1, 2, 3):
+            raise ValueError(f"train.zero_stage={self.zero_stage} must be 1, 2 or 3")
+        for name in ("max_steps", "save_every", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name}={getattr(self, name)} must be at least 1")
+        if not self.lr > 0:
+            raise ValueError(f"train.lr={self.lr} must be above 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay={self.ema_decay} must be in [0, 1)")
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, constant, linear decay over the last ``decay_steps``; ``step`` counts from 0."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    left = (config.max_steps - step) / max(1, config.decay_steps)
+    return config.lr * min(warm, left if config.decay_steps else 1.0)
+
+
+def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
+    """A DeepSpeed engine over the module's trainable parameters: bf16 with fp32 master weights, AdamW."""
+    decayed = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.99))
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_clipping": config.max_grad_norm,
+        "bf16": {"enabled": True},
+        "communication_data_type": "fp32",
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            **({"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}),
+        },
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+    return engine
+
+
+def set_learning_rate(engine: DeepSpeedEngine, rate: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def save_checkpoint(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int) -> Path:
+    """Write weights, optimizer and average after ``step`` steps; all ranks call it.
+
+    ``run_dir/checkpoints/latest`` names the newest whole one and is written last, so that a save that was cut
+    short is never loaded. The one before the newest is kept, older ones are removed.
+    """
+    root = run_dir / "checkpoints"
+    folder = root / f"step-{step}"
+    if engine.global_rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)  # of a save that was cut short, perhaps with more ranks
+    dist.barrier()
+    engine.save_checkpoint(str(root), tag=folder.name, client_state={"step": step}, save_latest=False)
+    ema.save(folder, engine.global_rank)
+    dist.barrier()
+    if engine.global_rank == 0:
+        draft = root / "latest.part"
+        draft.write_text(folder.name)
+        draft.replace(root / "latest")
+        saved = {int(path.name.removeprefix("step-")): path for path in root.glob("step-*")}
+        for older in sorted(number for number in saved if number < step)[:-1]:
+            shutil.rmtree(saved[older])
+    dist.barrier()
+    return folder
+
+
+def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path) -> int:
+    """Load the newest whole checkpoint, if there is one. Returns the number of steps done (0 without one)."""
+    latest = run_dir / "checkpoints" / "latest"
+    if not latest.is_file():
+        return 0
+    tag = latest.read_text().strip()
+    exists = (latest.parent / tag).is_dir()
+    try:
+        path, state = engine.load_checkpoint(str(latest.parent), tag=tag) if exists else (None, {})
+    except (RuntimeError, KeyError, ZeRORuntimeException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{latest.parent / tag} does not fit this model, ZeRO stage or number of ranks ({reason}): "
+            "use the settings of the run, or another run_dir"
+        ) from None
+    if path is None:
+        raise ValueError(f"{latest.parent / tag} cannot be loaded: remove {latest} to start anew")
+    ema.load(latest.parent / tag)
+    return int(state["step"])
+
+
+def averaged_weights(module: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The averaged weights of all ranks in ``folder`` as a state dict, in the parameters' own shapes, fp32.
+
+    Frozen parameters and buffers are not in it.
+    """
+    shapes = {n: getattr(p, "ds_shape", p.shape) for n, p in module.named_parameters() if p.requires_grad}
+    flat = read_ema(folder, {name: (0, shape.numel()) for name, shape in shapes.items()})
+    return {name: part.view(shapes[name]) for name, part in flat.items()}
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write into, which takes the place of ``folder`` when the block ends well."""
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)

@@ -1,0 +1,130 @@
+"""Layers of the diffusion transformer. Tokens of all samples of a pack stand end to end: ``(n, d)``."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from video_dit.attention import segment_attention
+from video_dit.rope import apply_rope
+from video_dit.tokens import Segments
+
+
+def sinusoid(values: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
+    """Sines and cosines of ``values (l,)`` at geometric frequencies, ``(l, channels)`` fp32; channels even."""
+    exponents = torch.arange(channels // 2, dtype=torch.float32, device=values.device) / (channels // 2)
+    angles = values[:, None].float() * max_period**-exponents
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def of_level(table: Tensor, level_index: Tensor) -> Tensor:
+    """The row of a table ``(l, d)`` for each token, ``(n, d)``. In fp32 on the way back: the gradient of a row is a sum
+    over all tokens of its level, too long a sum for 16 bits."""
+    return F.embedding(level_index, table.float()).to(table.dtype)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, level_index: Tensor) -> Tensor:
+    """Layer norm of ``x (n, d)``, scaled and shifted by the row of the ``(l, d)`` tables that its level names."""
+    x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return x * (1 + of_level(scale, level_index)) + of_level(shift, level_index)
+
+
+class LevelEmbedding(nn.Module):
+    """Noise levels ``(l,)`` in [0, 1] to embeddings ``(l, d)``."""
+
+    def __init__(self, width: int, frequencies: int = 256) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.up = nn.Linear(frequencies, width)
+        self.down = nn.Linear(width, width)
+
+    def forward(self, levels: Tensor) -> Tensor:
+        features = sinusoid(levels * 1000, self.frequencies).to(self.up.weight.dtype)
+        return self.down(F.silu(self.up(features)))
+
+
+class Attention(nn.Module):
+    """Multi-head attention within segments, with RMS norm on queries and keys and separate projections.
+
+    Args:
+        width: channels of the queries' tokens. source_width: of the keys' and values' tokens.
+        num_heads: divides ``width``.
+    """
+
+    def __init__(self, width: int, source_width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(source_width, width)
+        self.to_v = nn.Linear(source_width, width)
+        self.to_out = nn.Linear(width, width)
+        self.norm_q = nn.RMSNorm(width // num_heads, eps=1e-6)
+        self.norm_k = nn.RMSNorm(width // num_heads, eps=1e-6)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        source: Tensor,
+        segments: Segments,
+        source_segments: Segments,
+        rope: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """Tokens ``(n, d)`` look at ``source (m, d_source)``; ``rope`` turns both, for self-attention."""
+        q, k, v = (
+            rearrange(x, "n (heads d) -> n heads d", heads=self.num_heads)
+            for x in (self.to_q(hidden_states), self.to_k(source), self.to_v(source))
+        )
+        q, k = self.norm_q(q), self.norm_k(k)
+        if rope is not None:
+            q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        out = segment_attention(q, k, v, segments, source_segments)
+        return self.to_out(rearrange(out, "n heads d -> n (heads d)"))
+
+
+class FeedForward(nn.Module):
+    """Two-layer network with GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(hidden_states), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to the text, feed-forward.
+
+    Scale, shift and gate come from one table for all blocks plus an offset of this block's own (adaLN-single of
+    PixArt-α, Chen et al., 2023, arXiv:2310.00426). All residual branches begin at zero.
+    """
+
+    def __init__(self, width: int, text_width: int, num_heads: int, ratio: float) -> None:
+        super().__init__()
+        self.attn = Attention(width, width, num_heads)
+        self.norm_text = nn.LayerNorm(width, eps=1e-6)
+        self.cross_attn = Attention(width, text_width, num_heads)
+        self.ff = FeedForward(width, int(width * ratio))
+        self.offset = nn.Parameter(torch.zeros(6, width))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        modulation: Tensor,
+        level_index: Tensor,
+        rope: tuple[Tensor, Tensor],
+        segments: Segments,
+        text: Tensor,
+        text_segments: Segments,
+    ) -> Tensor:
+        """Tokens ``(n, d)`` to tokens; ``modulation (l, 6, d)`` has a row a distinct level, ``text (m, d_text)``."""
+        table = modulation + self.offset
+        shift, scale, gate, shift_ff, scale_ff, gate_ff = table.unbind(dim=1)  # each (l, d)
+        x = modulate(hidden_states, shift, scale, level_index)
+        x = self.attn(x, x, segments, segments, rope)
+        hidden_states = hidden_states + of_level(gate, level_index) * x
+        x = self.cross_attn(self.norm_text(hidden_states), text, segments, text_segments, None)
+        hidden_states = hidden_states + x
+        x = self.ff(modulate(hidden_states, shift_ff, scale_ff, level_index))
+        return hidden_states + of_level(gate_ff, level_index) * x
