@@ -38,7 +38,8 @@ test-slow: .venv/.installed-test
 lint: .venv/.installed-test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-# The shipped model from nothing: the autoencoder on the world and on real clips, then the transformer on the world.
+# The shipped model from nothing: the autoencoder on the world (and on real clips, with MANIFEST=clips.csv), then the
+# transformer on the world.
 train-tiny: setup
-	$(BIN)/deepspeed tools/train_vae.py --config vae_tiny.yaml $(VAE_ARGS)
+	$(BIN)/deepspeed tools/train_vae.py --config vae_tiny.yaml $(if $(MANIFEST),data.manifest=$(MANIFEST)) $(VAE_ARGS)
 	$(BIN)/deepspeed train.py --config sora_tiny.yaml vae.path=runs/vae_tiny $(ARGS)

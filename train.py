@@ -220,7 +220,7 @@ def train(config: RunConfig) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
 
-    codec = LatentCodec.from_pretrained(config.vae.path, torch_dtype=torch.bfloat16)
+    codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
     train_packs, validation_packs = (PackFactory(config, codec, split) for split in ("train", "val"))
     module = build_denoiser(config, codec)
     engine = initialize(module, settings)

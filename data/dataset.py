@@ -1,5 +1,6 @@
 """Clips to train on: the procedural world, or the rows of a manifest. Index in, frames and text out."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from data.manifest import ClipRecord, read_manifest
 from data.seeding import draw_integer, keyed_generator
 from data.transforms import fit
 from data.world import sample_scene
+
+logger = logging.getLogger(__name__)
 
 WORLD_VERSION = 1
 """Raise it when a scene looks, moves or is described differently, so that no cache serves old clips."""
@@ -94,8 +97,8 @@ class ManifestClips:
     """Clips of a manifest's rows, resampled to one frame rate and fitted to the listed size of nearest aspect.
 
     A row longer than ``num_frames`` gives several clips, one after the other; what is left over at its end is
-    not used, and a shorter row is cut to the longest ``1 + frame_multiple·k``. ``left_out`` holds the reasons why
-    files were left out that had to be opened for what their rows do not say.
+    not used, and a shorter row is cut to the longest ``1 + frame_multiple·k``.
+    Files that must be opened for what their rows do not say, and cannot be, are left out with a warning.
 
     Raises:
         ValueError: the manifest cannot be read, or no row is long enough.
@@ -113,12 +116,11 @@ class ManifestClips:
         self.frame_rate = frame_rate
         self.sizes = [(h, w) for h, w in sizes]
         self.parts: list[tuple[ClipRecord, int, int]] = []  # row, first frame, frames
-        self.left_out: list[str] = []
         for row in read_manifest(manifest, split=split):
             try:
                 record = _completed(row)
             except ValueError as error:  # `data.video.VideoError`
-                self.left_out.append(str(error))
+                logger.warning("left out: %s", error)
                 continue
             total = _frames_at(record, frame_rate)
             for first in range(0, total, num_frames):

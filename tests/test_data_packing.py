@@ -132,8 +132,9 @@ def test_items_are_stored_tensors_where_there_are_some(tmp_path: Path, caplog: p
     packs = grey_packs(tmp_path)
     packs.cache.put("grey-4", {"latents": torch.ones(3)}, "stored")
     with caplog.at_level(logging.WARNING):
-        items = {item.view.index: item for item in packs[0]}
+        items = {item.view.index: item for item in packs[0].items}
     assert sorted(items) == [0, 1, 3, 4]
+    assert packs[0].left_out == 1
     assert "left out: grey-2.mp4 is damaged" in caplog.text
     for index in (0, 1, 3):
         item = items[index]
@@ -149,4 +150,4 @@ def test_items_are_stored_tensors_where_there_are_some(tmp_path: Path, caplog: p
 def test_a_loader_gives_whole_packs(tmp_path: Path) -> None:
     packs = grey_packs(tmp_path)
     loaded = list(DataLoader(packs, batch_size=None, sampler=[0, 3]))
-    assert [[item.view for item in items] for items in loaded] == [[i.view for i in packs[n]] for n in (0, 3)]
+    assert [[i.view for i in pack.items] for pack in loaded] == [[i.view for i in packs[n].items] for n in (0, 3)]

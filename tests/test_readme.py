@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 SMALL = {
-    "train.py": "data.num_clips=4 data.token_budget=900 data.workers=0 data.validation_packs=1 data.sample_prompts=[] "
+    "train.py": "data.num_clips=4 data.token_budget=1000 data.workers=0 data.validation_packs=1 data.sample_prompts=[] "
     "train.max_steps=1 model.hidden_size=32 model.num_layers=1 model.num_heads=2",
     "tools/train_vae.py": "data.world_clips=4 data.world_sizes=[[32,32]] data.batches=[[1,5,32,32]] data.workers=0 "
     "train.max_steps=1",
@@ -43,7 +43,7 @@ def run(command: str, tmp_path: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             words[1:1] = ["--num_accelerators", "1", "--master_port", str(free.getsockname()[1])]
-        words += [f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache"]
+        words += [f"run_dir={tmp_path}/{Path(words[5]).stem}", f"data.cache={tmp_path}/cache"]
         words += next(small.split() for program, small in SMALL.items() if program in words)
     elif words[0] == "make" and words[1] in ("train-tiny", "lint", "setup"):
         words.insert(1, "--dry-run")

@@ -140,7 +140,7 @@ def test_loads_from_a_checkpoint_folder(codec: LatentCodec, tmp_path: Path) -> N
     assert not again.vae.training
     assert torch.equal(again.encode(x), codec.encode(x))
     assert torch.equal(LatentCodec.from_pretrained(tmp_path / "vae", subfolder=None).encode(x), codec.encode(x))
-    half = LatentCodec.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    half = LatentCodec.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.vae.dtype == torch.bfloat16
     latents = half.encode(x)
     assert latents.dtype == half.decode(latents).dtype == torch.float32

@@ -239,8 +239,8 @@ def test_mistakes_are_one_line(tiny_pipe: VideoPipeline, options: dict[str, Any]
     ("given", "options", "message"),
     [
         (video(9), {"direction": "sideways"}, "direction='sideways' must be 'forward' or 'backward'"),
-        (video(4), {}, "the video has 4 frames and must have at least 5"),
-        (video(9)[:0], {}, "the video has 0 frames and must have at least 5"),
+        (video(4), {}, "the video has 4 frames at 8 a second and must have at least 5"),
+        (video(9)[:0], {}, "the video has 0 frames at 8 a second and must have at least 5"),
         (video(9), {"seconds": 0}, "seconds=0 must be above 0"),
         (video(9), {"seconds": -1.0}, "seconds=-1.0 must be above 0"),
         (video(9), {"seconds": float("nan")}, "seconds=nan must be above 0"),

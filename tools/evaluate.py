@@ -30,7 +30,7 @@ def evaluate_vae(args: argparse.Namespace) -> dict:
     from vae3d import LatentCodec
     from vae3d.losses import psnr
 
-    codec = LatentCodec.from_pretrained(args.model, torch_dtype=torch.float32)
+    codec = LatentCodec.from_pretrained(args.model, dtype=torch.float32)
     size = args.short_side
     scores: dict[str, dict[str, float]] = {"world": {}, "real": {}}
 
@@ -90,7 +90,7 @@ def evaluate_world(args: argparse.Namespace) -> dict:
 
     check_model_folder(args.model)
     fast = torch.cpu._is_avx512_bf16_supported()
-    pipe = VideoPipeline.from_pretrained(args.model, torch_dtype=torch.bfloat16 if fast else torch.float32)
+    pipe = VideoPipeline.from_pretrained(args.model, dtype=torch.bfloat16 if fast else torch.float32)
     height, width = pipe.sizes[0]
     r, _ = pipe.codec.frame_rule
     num_frames = 1 + r * (pipe.window - 1)

@@ -8,6 +8,7 @@ Writes an mp4 and, beside it, a contact sheet as PNG.
 
 import argparse
 import math
+import os
 import re
 import sys
 import time
@@ -118,7 +119,7 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
         fast = torch.cpu._is_avx512_bf16_supported() if place.type == "cpu" else place.type == "cuda"
         dtype = "bf16" if fast else "fp32"
     kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
-    return VideoPipeline.from_pretrained(folder, torch_dtype=kind).to(place)
+    return VideoPipeline.from_pretrained(folder, dtype=kind).to(place)
 
 
 def choose_size(args: argparse.Namespace, pipe: "VideoPipeline", aspect: float | None) -> tuple[int, int]:
@@ -237,7 +238,9 @@ def run(args: argparse.Namespace) -> None:
     for path in paths:
         if args.video and path.resolve() == args.video.resolve():
             raise ValueError(f"--out {path} is the video that is continued: choose another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(f"--out {path}: {folder} is no folder that can be written to")
     from data.sheet import write_contact_sheet
     from data.video import write_video
 
@@ -246,6 +249,7 @@ def run(args: argparse.Namespace) -> None:
     videos, given, rate = (extend_video if args.video else make_videos)(args, pipe)
     made = time.perf_counter()
     for path, frames in zip(paths, videos, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_video(path, frames, rate)
         sheet = path.with_suffix(".png")
         write_contact_sheet(sheet, frames, rate, known=given if args.video else None)

@@ -29,13 +29,13 @@ class LatentCodec:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, subfolder: str | None = "vae", torch_dtype: torch.dtype | None = None
+        cls, folder: str | Path, subfolder: str | None = "vae", dtype: torch.dtype | None = None
     ) -> "LatentCodec":
         """Load the autoencoder in ``folder/subfolder`` of a diffusers checkpoint; ValueError when there is none."""
         root = Path(folder) / (subfolder or "")
         if not (root / "config.json").is_file():
             raise ValueError(f"{root} holds no autoencoder: give a folder that has {subfolder or '.'}/config.json")
-        vae = VideoVAE.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch_dtype or torch.float32)
+        vae = VideoVAE.from_pretrained(folder, subfolder=subfolder, dtype=dtype or torch.float32)
         return cls(vae.eval())
 
     @property

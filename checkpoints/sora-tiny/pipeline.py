@@ -1,0 +1,1 @@
+from video_dit.pipeline import VideoPipeline  # noqa: F401
