@@ -26,11 +26,13 @@ from data.seeding import keyed_generator
 from data.sheet import write_contact_sheet
 from vae3d import LatentCodec
 from video_dit.batch import Pack, build_pack, encode_clip
-from video_dit.config import RunConfig, config_from_command_line, save_config
+from video_dit.config import RunConfig, check_start, config_from_command_line, save_config
 from video_dit.ema import EMA
 from video_dit.engine import (
     averaged_weights,
+    checkpoint_folder,
     initialize,
+    is_newer,
     learning_rate,
     replace_folder,
     resume,
@@ -74,8 +76,12 @@ class PackFactory:
     def __init__(self, config: RunConfig, codec: LatentCodec, split: str) -> None:
         self.config, self.codec = config, codec
         data, r = config.data, codec.frame_rule[0]
+        for name in ("num_frames", "window_frames"):
+            try:
+                codec.num_latent_frames(getattr(data, name))
+            except ValueError as error:  # it speaks of num_frames
+                raise ValueError(f"data.{name}: {error}") from None
         window = codec.num_latent_frames(data.window_frames)
-        codec.num_latent_frames(data.num_frames)
         grid = codec.grid * config.model.patch_size
         for height, width in data.sizes:
             if height % grid or width % grid:
@@ -97,7 +103,9 @@ class PackFactory:
         self.packs = Packs(source, self.cache, plan)
 
     def build(self, loaded: LoadedPack, position: int) -> Pack:
-        """The pack of one position."""
+        """The pack of one position; ValueError where none of the clips up to it can be read."""
+        if not loaded.items:
+            raise ValueError(f"data.manifest={self.config.data.manifest}: no clip tried so far can be read: mend it")
         views = []
         for item in loaded.items:
             encoded = item.encoded
@@ -144,18 +152,26 @@ def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> De
     """The weights of the model folder ``train.init_from``, to go on with.
 
     Raises:
-        ValueError: it is no model folder, its autoencoder is another one, or ``model.*`` says otherwise.
+        ValueError: it is no model folder, its autoencoder is another one, or ``model.*`` or ``text.*`` say otherwise.
     """
     folder = config.train.init_from
     check_model_folder(folder)
     pipe = VideoPipeline.from_pretrained(folder)
     if pipe.codec.fingerprint() != codec.fingerprint():
         raise ValueError(f"train.init_from={folder} has another autoencoder than vae.path: use vae.path={folder}")
-    for name, value in asdict(config.model).items():
-        if (its := pipe.transformer.config[name]) != value:
-            raise ValueError(f"model.{name}={value} is not that of train.init_from={folder}: use model.{name}={its}")
+    check_start(asdict(config.model), pipe.transformer.config, folder)
     pipe.transformer.register_to_config(**trained_on)
-    return Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder.requires_grad_(not config.text.encoder))
+    if config.text.encoder:
+        return Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder.requires_grad_(False).eval())
+    tokenizer, text_encoder = load_text_encoder(config.text)
+    try:
+        text_encoder.load_state_dict(pipe.text_encoder.state_dict())
+    except RuntimeError:  # another kind, or other sizes
+        raise ValueError(
+            f"train.init_from={folder} has another text encoder than text.* describes: "
+            "set text.encoder to the name of a frozen one, or the sizes of a byte-level one"
+        ) from None
+    return Denoiser(pipe.transformer, tokenizer, text_encoder)
 
 
 def averaged_pipeline(module: Denoiser, folder: Path, codec: LatentCodec, device: torch.device) -> VideoPipeline:
@@ -234,6 +250,26 @@ def train(config: RunConfig) -> None:
     loader = load_ahead(train_packs.packs, positions, config.data.workers)
     items = zip(positions, loader, strict=True)
     progress = Progress(run_dir, start, settings.max_steps, show=rank == 0)
+
+    def publish(done: int, folder: Path) -> None:
+        """Write and measure the averaged weights of a checkpoint; all ranks take part."""
+        pipe = averaged_pipeline(module, folder, codec, engine.device)
+        if rank == 0:
+            with replace_folder(run_dir / "model") as draft:
+                pipe.save_pretrained(draft)
+                save_config(config, draft / "config.yaml")
+        denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
+        score = validation_loss(denoiser, validation_packs, rank, world, engine.device)
+        progress.record(done, {"validation/loss": score})
+        progress.say(f"step {done}: validation loss {score:.4f}")
+        progress.plot("train/loss", "validation/loss")
+        if rank == 0:
+            write_samples(pipe, list(config.data.sample_prompts), run_dir / "samples", done)
+        dist.barrier()
+
+    last = checkpoint_folder(run_dir, start)
+    if start >= settings.max_steps and not is_newer(run_dir / "model", last):  # it was stopped in between
+        publish(start, last)
     for step in range(start, settings.max_steps):
         began = time.perf_counter()
         set_learning_rate(engine, learning_rate(settings, step))
@@ -259,18 +295,7 @@ def train(config: RunConfig) -> None:
         speed = tokens / (time.perf_counter() - began)
         progress.step(done, {"loss": loss, "tokens/s": speed, "fill": fill, "left_out": left_out})
         if done == settings.max_steps or done % settings.save_every == 0:
-            folder = save_checkpoint(engine, ema, run_dir, done)
-            pipe = averaged_pipeline(module, folder, codec, engine.device)
-            denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
-            score = validation_loss(denoiser, validation_packs, rank, world, engine.device)
-            progress.record(done, {"validation/loss": score})
-            progress.say(f"step {done}: validation loss {score:.4f}")
-            progress.plot("train/loss", "validation/loss")
-            if rank == 0:
-                with replace_folder(run_dir / "model") as draft:
-                    pipe.save_pretrained(draft)
-                write_samples(pipe, list(config.data.sample_prompts), run_dir / "samples", done)
-            dist.barrier()
+            publish(done, save_checkpoint(engine, ema, run_dir, done))
     progress.close()
 
 

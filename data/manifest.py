@@ -12,7 +12,7 @@ from typing import Any
 @dataclass(frozen=True)
 class ClipRecord:
     """One row. `start` and `end` are seconds within the file (`end=None`: to its end). `width`, `height`,
-    `fps` and `num_frames` are what the manifest says, None where it says nothing. `row` counts as a
+    `fps` and `num_frames` are what the manifest says, None where it says nothing, or 0. `row` counts as a
     spreadsheet does: the header of a csv is row 1; in a jsonl it is the line."""
 
     path: Path
@@ -118,7 +118,7 @@ def _record(path: Path, number: int, row: dict[str, Any]) -> ClipRecord:
         row=number,
         width=_whole(where, row, "width"),
         height=_whole(where, row, "height"),
-        fps=_number(where, row, "fps", minimum=1e-3),
+        fps=_number(where, row, "fps", minimum=0) or None,
         num_frames=_whole(where, row, "num_frames"),
         start=start,
         end=end,
@@ -148,4 +148,4 @@ def _whole(where: str, row: dict[str, Any], name: str) -> int | None:
     number = _number(where, row, name, minimum=0)
     if number is not None and number != int(number):
         raise ValueError(f"{where}: {name}={row[name]!r} must be a whole number: mend it or leave it empty")
-    return None if number is None else int(number)
+    return int(number) if number else None

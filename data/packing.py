@@ -82,11 +82,6 @@ class PackPlan:
                 self._first_position.append(first + len(packs))
             epoch += 1
 
-    def fill(self, epoch: int) -> float:
-        """Share of the budget that the packs of an epoch fill."""
-        packs = self._epoch(epoch)
-        return sum(view.tokens for pack in packs for view in pack) / (len(packs) * self.token_budget)
-
     def _epoch(self, epoch: int) -> list[list[View]]:
         if self._packs[0] != epoch:
             views = [self._view(epoch, index) for index in range(len(self.shapes))]
@@ -155,7 +150,7 @@ class Packs(Dataset):
     """Pack ``position`` as a `LoadedPack`; for the workers of a `DataLoader`.
 
     A clip that cannot be read is left out of its pack, with a warning that gives the reason. Should none be left,
-    the pack before takes its place.
+    a neighbour takes its place: a pack before, or one of the next epoch's length; else the pack is empty.
     """
 
     def __init__(self, source: ClipSource, cache: TensorCache, plan: PackPlan) -> None:
@@ -163,13 +158,14 @@ class Packs(Dataset):
 
     def __getitem__(self, position: int) -> LoadedPack:
         left_out = 0
-        for place in range(position, -1, -1):
+        before, after = range(position, -1, -1), range(position + 1, position + 1 + len(self.source))
+        for place in (*before, *after):
             views = self.plan.pack(place)
             items = [item for view in views if (item := self._read(view)) is not None]
             left_out += len(views) - len(items)
             if items:
-                return LoadedPack(items, left_out)
-        raise ValueError("none of the clips tried so far can be read: see the warnings above, check data.manifest")
+                break
+        return LoadedPack(items, left_out)
 
     def _read(self, view: View) -> PackItem | None:
         try:

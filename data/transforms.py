@@ -1,7 +1,6 @@
 """Size, range and rate of frames: pure functions on uint8 `(t, h, w, c)` tensors."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -79,17 +78,15 @@ def to_uint8(frames: Tensor) -> Tensor:
     return rearrange(levels, "c t h w -> t h w c").to(torch.uint8)
 
 
-def nearest_size(height: int, width: int, pixels: int, grid: int, aspects: Sequence[float] = ()) -> tuple[int, int]:
+def nearest_size(height: int, width: int, pixels: int, grid: int) -> tuple[int, int]:
     """`(height, width)`, multiples of `grid`, of about `pixels` pixels, shaped like `height` x `width`.
 
-    With `aspects` (width / height) the shape is the one of them nearest to the input's. Of the sizes on the
-    grid around the ideal one, that with the smallest error of log area plus log aspect is taken.
+    Of the sizes on the grid around the ideal one, that with the smallest error of log area plus log aspect is
+    taken.
     """
     if min(height, width, pixels, grid) < 1:
         raise ValueError(f"height={height}, width={width}, pixels={pixels} and grid={grid} must all be at least 1")
     aspect = width / height
-    if aspects:
-        aspect = min(aspects, key=lambda a: abs(math.log(a * height / width)))
     ideal = math.sqrt(pixels / aspect)
     sizes = [
         (max(1, row) * grid, max(1, column) * grid)

@@ -20,7 +20,7 @@ def test_csv(tmp_path: Path) -> None:
         tmp_path / "clips.csv",
         "\ufeffpath,text,width,height,fps,num_frames,start,end,licence\n"
         'a/b.mp4,"a cat, asleep\nin the sun",640,480,29.97,77,1.5,3,MIT\n'
-        "/abs/c.webm,,,,,1200+,,,\n",
+        "/abs/c.webm,,0,0,0,1200+,,,\n",
     )
     cat, other = read_manifest(path)
     assert cat == ClipRecord(tmp_path / "a/b.mp4", "a cat, asleep\nin the sun", 2, 640, 480, 29.97, 77, 1.5, 3.0, None)
@@ -62,7 +62,7 @@ WRONG_CSV = [
     (HEADER + ",b,,,,\n", r"clips.csv row 3: path is empty"),
     (HEADER + "b,b,wide,,,\n", r"clips.csv row 3: width='wide' must be a number"),
     (HEADER + "b,b,1.5,,,\n", r"clips.csv row 3: width='1.5' must be a whole number"),
-    (HEADER + "b,b,,0,,\n", r"clips.csv row 3: fps='0' must be a number of at least 0.001"),
+    (HEADER + "b,b,,-1,,\n", r"clips.csv row 3: fps='-1' must be a number of at least 0"),
     (HEADER + "b,b,,,-1,\n", r"clips.csv row 3: start='-1'"),
     (HEADER + "b,b,,,2,1\n", r"clips.csv row 3: end=1 must come after start=2"),
     (HEADER + "b,b,,nan,,\n", r"clips.csv row 3: fps='nan'"),

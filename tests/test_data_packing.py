@@ -31,11 +31,9 @@ def epoch_of(packs: PackPlan, first: int) -> list[list[View]]:
 
 def test_packs_keep_the_budget_and_fill_it() -> None:
     packs = plan(500)
-    for pack in epoch_of(packs, 0):
-        assert pack
-        assert sum(view.tokens for view in pack) <= BUDGET
-    assert packs.fill(0) >= 0.9
-    assert packs.fill(3) >= 0.9
+    fills = [sum(view.tokens for view in pack) / BUDGET for pack in epoch_of(packs, 0)]
+    assert all(0 < fill <= 1 for fill in fills)
+    assert sum(fills) / len(fills) >= 0.9
 
 
 def test_each_clip_once_an_epoch_and_other_views_in_the_next() -> None:
@@ -145,6 +143,32 @@ def test_items_are_stored_tensors_where_there_are_some(tmp_path: Path, caplog: p
     assert items[4].clip is None
     assert items[4].text == "stored"
     assert torch.equal(items[4].encoded["latents"], torch.ones(3))
+
+
+def test_where_no_clip_can_be_read_the_pack_is_empty() -> None:
+    class Damaged(Clips):
+        def load(self, index: int) -> TextClip:
+            raise ValueError(f"grey-{index}.mp4 is damaged")
+
+    packs = Packs(Damaged(), TensorCache(None), PackPlan([LatentShape(2, 4)] * 5, 2, 16, 0.0, 0))
+    assert packs[2].items == []
+    assert packs[2].left_out > 0
+
+
+def test_a_neighbour_takes_the_place_of_a_damaged_pack() -> None:
+    plan = PackPlan([LatentShape(2, 4)] * 5, 2, 16, 0.0, 0)
+    first, second = ([view.index for view in plan.pack(position)] for position in (0, 1))
+
+    class FirstDamaged(Clips):
+        def load(self, index: int) -> TextClip:
+            if index in first:
+                raise ValueError(f"grey-{index}.mp4 is damaged")
+            return TextClip(torch.zeros(5, 16, 16, 3, dtype=torch.uint8), 8.0, "")
+
+    packs = Packs(FirstDamaged(), TensorCache(None), plan)
+    assert [item.view.index for item in packs[0].items] == second
+    assert packs[0].left_out == len(first)
+    assert packs[1].left_out == 0
 
 
 def test_a_loader_gives_whole_packs(tmp_path: Path) -> None:

@@ -147,6 +147,13 @@ def test_loads_from_a_checkpoint_folder(codec: LatentCodec, tmp_path: Path) -> N
     assert (latents - codec.encode(x)).abs().mean() < 0.05
 
 
+def test_an_autoencoder_without_weights_is_refused(codec: LatentCodec, tmp_path: Path) -> None:
+    codec.vae.save_pretrained(tmp_path / "vae")
+    (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds no whole autoencoder"):
+        LatentCodec.from_pretrained(tmp_path)
+
+
 def test_a_folder_without_an_autoencoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no autoencoder: give a folder that has vae/config\.json"):
         LatentCodec.from_pretrained(tmp_path)

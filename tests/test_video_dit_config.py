@@ -70,6 +70,8 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("seed: 1", ["part.steps"], ["'part.steps' must be section.key=value"]),
         ("seed: 1", ["--steps", "3"], ["'--steps' must be section.key=value"]),
         ("seed: [1, 2", [], ["run.yaml"]),
+        ("seed: 1", ["part.sizes=[[8, 8]"], ["part.sizes=[[8, 8]"]),
+        ("seed: 1", ["part.name=${"], ["run.yaml"]),
         ("- 1\n- 2", [], ["run.yaml"]),
         ("just words", [], ["run.yaml"]),
         ("seed: ${nowhere}", [], ["run.yaml", "nowhere"]),

@@ -7,6 +7,7 @@ Writes an mp4 and, beside it, a contact sheet as PNG.
 """
 
 import argparse
+import hashlib
 import math
 import os
 import re
@@ -58,11 +59,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--num-videos {args.num_videos}: a video is continued once; use another --seed")
     if args.video and not args.video.is_file():
         parser.error(f"--video {args.video}: no such file")
-    if args.out and args.out.suffix and args.out.suffix.lower() != ".mp4":
-        parser.error(f"--out {args.out}: must end in .mp4, or be a folder")
-    if args.out and args.out.suffix and args.num_videos > 1:
-        parser.error(f"--out {args.out}: --num-videos {args.num_videos} needs a folder")
+    if args.out and _is_file_name(args.out):
+        if args.out.suffix.lower() != ".mp4":
+            parser.error(f"--out {args.out}: must end in .mp4, or be a folder")
+        if args.num_videos > 1:
+            parser.error(f"--out {args.out}: --num-videos {args.num_videos} needs a folder")
     return args
+
+
+def _is_file_name(out: Path) -> bool:
+    return bool(out.suffix) and not out.is_dir()
 
 
 def _positive(text: str) -> float:
@@ -221,11 +227,14 @@ def _say_snapped(asked: float, got: float) -> None:
 
 def output_paths(args: argparse.Namespace) -> list[Path]:
     """One mp4 path a video; names come from the prompt and the seed, or from the file that is continued."""
-    if args.out and args.out.suffix:
+    if args.out and _is_file_name(args.out):
         return [args.out]
     folder = args.out or Path("outputs")
     words = args.video.stem if args.video else args.prompt or "no prompt"
-    stem = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60].strip("-") or "video"
+    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    stem = slug[:60].strip("-") or "video"
+    if stem != slug or not words.isascii():  # what was left out tells prompts apart
+        stem += f"-{hashlib.blake2b(words.encode(), digest_size=4).hexdigest()}"
     if args.video:
         stem = f"{stem}-{args.extend}"
     return [folder / f"{stem}-{args.seed + number}.mp4" for number in range(args.num_videos)]
@@ -261,13 +270,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Exit code 0 when all is written, 2 for what the user got wrong, 130 for Ctrl-C."""
+    """Exit code 0 when all is written, 2 for what the user got wrong, 1 for what failed, 130 for Ctrl-C."""
     args = parse_arguments()
     try:
         run(args)
     except (ValueError, OSError) as error:
         print(f"generate.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         print("generate.py: stopped", file=sys.stderr)
         return 130

@@ -23,14 +23,16 @@ from data.packing import load_ahead, rank_positions
 from data.seeding import draw_integer, keyed_generator
 from data.sheet import write_contact_sheet
 from data.transforms import to_float, to_uint8
-from vae3d import VideoVAE
+from vae3d import LatentCodec, VideoVAE
 from vae3d.losses import Equivariance, LossWeights, psnr, reconstruction_loss
-from video_dit.config import config_from_command_line, save_config
+from video_dit.config import check_start, config_from_command_line, save_config
 from video_dit.ema import EMA
 from video_dit.engine import (
     TrainConfig,
     averaged_weights,
+    checkpoint_folder,
     initialize,
+    is_newer,
     learning_rate,
     replace_folder,
     resume,
@@ -81,7 +83,11 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Everything a run of this program depends on."""
+    """Everything a run of this program depends on.
+
+    Raises:
+        ValueError: a value is out of its range, or ``data.batches`` does not fit the model's factors.
+    """
 
     run_dir: str = "runs/vae"
     seed: int = 0
@@ -91,12 +97,24 @@ class VAEConfig:
     data: CropConfig = field(default_factory=CropConfig)
 
     def __post_init__(self) -> None:
-        if self.train.accumulation != 1 or self.train.init_from:
-            raise ValueError("train.accumulation and train.init_from are not for the autoencoder: leave them out")
+        if self.train.accumulation != 1:
+            raise ValueError("train.accumulation is not for the autoencoder: leave it out")
+        r, s = self.model.time_factor, self.model.space_factor
+        if min(r, s) < 1:
+            raise ValueError(f"model.time_factor={r} and model.space_factor={s} must both be at least 1")
+        for batch in self.data.batches:
+            if len(batch) != 4 or min(batch) < 1:
+                raise ValueError(f"data.batches has {list(batch)}: each must be [clips, frames, height, width]")
+            if (batch[1] - 1) % r or batch[2] % s or batch[3] % s:
+                raise ValueError(
+                    f"data.batches has {list(batch)}: frames must be 1 + {r}k, height and width multiples of {s}"
+                )
 
 
 class Crops(Dataset):
     """Batch ``position``: uint8 frames ``(b, t, h, w, 3)``, a pure function of (seed, position).
+
+    It holds no clip where none of those that are large enough can be read.
 
     Raises:
         ValueError: no clip is large enough for a batch.
@@ -111,6 +129,7 @@ class Crops(Dataset):
         if config.manifest and split == "train":
             sizes, frames = config.manifest_sizes, config.manifest_frames
             self.sources.append(ManifestClips(config.manifest, split, frames, sizes, rate, time_factor))
+        self.damaged: set[tuple[ClipSource, int]] = set()  # reported, and not opened again
         self.shapes = [[source.shape(index) for index in range(len(source))] for source in self.sources]
         for _, frames, height, width in config.batches:
             for shapes in self.shapes:
@@ -125,14 +144,11 @@ class Crops(Dataset):
         fitting = [index for index, shape in enumerate(shapes) if _holds(shape, frames, height, width)]
         crops: list[Tensor] = []
         while len(crops) < batch:
+            if not fitting:
+                return torch.empty(0, frames, height, width, 3, dtype=torch.uint8)
             index = fitting[draw_integer(len(fitting), generator)]
-            try:
-                clip = self._frames(source, index)
-            except (ValueError, OSError) as error:  # `data.video.VideoError`, or the file is gone
-                logger.warning("left out: %s", error)
+            if (clip := self._frames(source, index)) is None:
                 fitting.remove(index)
-                if not fitting:
-                    raise
                 continue
             t, y, x = (
                 draw_integer(size - crop + 1, generator)
@@ -141,11 +157,19 @@ class Crops(Dataset):
             crops.append(clip[t : t + frames, y : y + height, x : x + width])
         return torch.stack(crops)
 
-    def _frames(self, source: ClipSource, index: int) -> Tensor:
-        key = source.key(index)
-        if (stored := self.cache.get(key)) is not None:
-            return stored[0]["frames"]
-        clip = source.load(index)
+    def _frames(self, source: ClipSource, index: int) -> Tensor | None:
+        """The clip ``(t, h, w, 3)``, or None where its file is damaged or gone."""
+        if (source, index) in self.damaged:
+            return None
+        try:
+            key = source.key(index)
+            if (stored := self.cache.get(key)) is not None:
+                return stored[0]["frames"]
+            clip = source.load(index)
+        except (ValueError, OSError) as error:  # `data.video.VideoError`, or the file is gone
+            logger.warning("left out: %s", error)
+            self.damaged.add((source, index))
+            return None
         self.cache.put(key, {"frames": clip.frames}, clip.text)
         return clip.frames
 
@@ -218,27 +242,61 @@ def averaged_vae(vae: VideoVAE, state: dict[str, Tensor], batches: list[Tensor],
     return copy
 
 
+def build_vae(config: VAEConfig) -> VideoVAE:
+    """An autoencoder with random weights, or that of the model or run in the folder ``train.init_from``.
+
+    Raises:
+        ValueError: there is no autoencoder there, or ``model.*`` says otherwise.
+    """
+    torch.manual_seed(config.seed)
+    if not (folder := config.train.init_from):
+        return VideoVAE(**asdict(config.model))
+    vae = LatentCodec.from_pretrained(folder).vae.train()
+    check_start(asdict(config.model), vae.config, folder)
+    return vae
+
+
 def train(config: VAEConfig) -> None:
     """The whole run: build, resume, step, log, validate, save."""
+    vae = build_vae(config)
     deepspeed.init_distributed()
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir = Path(config.run_dir)
-    torch.manual_seed(config.seed)
-    vae = VideoVAE(**asdict(config.model))
     module = Autoencode(vae, config.losses)
     engine = initialize(module, config.train)
     ema = EMA(engine, config.train.ema_decay)
     start = resume(engine, ema, run_dir)
 
+    nothing_to_read = f"data.manifest={config.data.manifest}: no clip of a batch's size can be read: mend it"
     crops = Crops(config.data, config.model.time_factor, config.seed, "train")
     held = Crops(config.data, config.model.time_factor, config.seed, "val")
     loader = load_ahead(crops, rank_positions(start, config.train.max_steps, 1, rank, world), config.data.workers)
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
         validation = [held[position] for position in range(8)]
-        statistics = [crops[position] for position in range(16)]
+        statistics = [batch for position in range(16) if len(batch := crops[position])]
+        if not statistics:
+            raise ValueError(nothing_to_read)
     progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0)
+
+    def publish(done: int, folder: Path) -> None:
+        """Write and measure the averaged weights of a checkpoint."""
+        if rank == 0:
+            averaged = averaged_vae(vae, averaged_weights(module, folder), statistics, engine.device)
+            with replace_folder(run_dir / "vae") as draft:
+                averaged.save_pretrained(draft)
+            score = validate(averaged, validation, run_dir / "validation.png")
+            progress.record(done, {"validation/psnr": score})
+            progress.say(f"step {done}: validation PSNR {score:.2f} dB")
+            progress.plot("train/loss", "validation/psnr")
+        dist.barrier()
+
+    last = checkpoint_folder(run_dir, start)
+    if start >= config.train.max_steps and not is_newer(run_dir / "vae", last):  # it was stopped in between
+        publish(start, last)
     for step, batch in enumerate(loader, start=start):
+        if not len(batch):
+            raise ValueError(nothing_to_read)
         set_learning_rate(engine, learning_rate(config.train, step))
         generator = keyed_generator(config.seed, step * world + rank, "noise")
         transformed = torch.rand((), generator=generator) < config.data.equivariance
@@ -251,18 +309,8 @@ def train(config: VAEConfig) -> None:
         ema.update(engine, step)
         done = step + 1
         progress.step(done, {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}})
-        last = done == config.train.max_steps
-        if last or done % config.train.save_every == 0:
-            folder = save_checkpoint(engine, ema, run_dir, done)
-            if rank == 0:
-                averaged = averaged_vae(vae, averaged_weights(module, folder), statistics, engine.device)
-                score = validate(averaged, validation, run_dir / "validation.png")
-                progress.record(done, {"validation/psnr": score})
-                progress.say(f"step {done}: validation PSNR {score:.2f} dB")
-                progress.plot("train/loss", "validation/psnr")
-                with replace_folder(run_dir / "vae") as draft:
-                    averaged.save_pretrained(draft)
-            dist.barrier()
+        if done == config.train.max_steps or done % config.train.save_every == 0:
+            publish(done, save_checkpoint(engine, ema, run_dir, done))
     progress.close()
 
 

@@ -31,11 +31,18 @@ class LatentCodec:
     def from_pretrained(
         cls, folder: str | Path, subfolder: str | None = "vae", dtype: torch.dtype | None = None
     ) -> "LatentCodec":
-        """Load the autoencoder in ``folder/subfolder`` of a diffusers checkpoint; ValueError when there is none."""
+        """Load the autoencoder in ``folder/subfolder`` of a diffusers checkpoint.
+
+        Raises:
+            ValueError: there is none, or it is damaged.
+        """
         root = Path(folder) / (subfolder or "")
         if not (root / "config.json").is_file():
             raise ValueError(f"{root} holds no autoencoder: give a folder that has {subfolder or '.'}/config.json")
-        vae = VideoVAE.from_pretrained(folder, subfolder=subfolder, dtype=dtype or torch.float32)
+        try:
+            vae = VideoVAE.from_pretrained(folder, subfolder=subfolder, dtype=dtype or torch.float32)
+        except OSError as error:
+            raise ValueError(f"{root} holds no whole autoencoder: {' '.join(str(error).split())}") from None
         return cls(vae.eval())
 
     @property

@@ -1,10 +1,10 @@
 """Config files: YAML over typed, frozen dataclasses. The dataclasses stand beside what they configure."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -135,6 +135,8 @@ def load_config(schema: type[Config], file: str, overrides: Sequence[str] = ()) 
         config = OmegaConf.structured(schema)
         merged = OmegaConf.merge(config, loaded, OmegaConf.from_dotlist(list(overrides)))
         return cast(Config, OmegaConf.to_object(merged))
+    except yaml.YAMLError as error:
+        raise ValueError(f"overrides {' '.join(overrides)}: no YAML: {' '.join(str(error).split())}") from None
     except OmegaConfBaseException as error:
         reason = str(error).strip().splitlines()[0]
         key = getattr(error, "full_key", None)
@@ -153,6 +155,13 @@ def config_from_command_line(schema: type[Config], description: str) -> Config:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     args = parser.parse_args()
     return load_config(schema, args.config, args.overrides)
+
+
+def check_start(model: Mapping[str, Any], trained: Mapping[str, Any], folder: str) -> None:
+    """Raises ValueError where the section ``model`` is not what the model of ``train.init_from`` was built with."""
+    for name, value in model.items():
+        if (its := trained[name]) != value:
+            raise ValueError(f"model.{name}={value} is not that of train.init_from={folder}: use model.{name}={its}")
 
 
 def save_config(config: object, path: Path) -> None:

@@ -90,14 +90,19 @@ def set_learning_rate(engine: DeepSpeedEngine, rate: float) -> None:
         group["lr"] = rate
 
 
+def checkpoint_folder(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps lies."""
+    return run_dir / "checkpoints" / f"step-{step}"
+
+
 def save_checkpoint(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int) -> Path:
     """Write weights, optimizer and average after ``step`` steps; all ranks call it.
 
     ``run_dir/checkpoints/latest`` names the newest whole one and is written last, so that a save that was cut
     short is never loaded. The one before the newest is kept, older ones are removed.
     """
-    root = run_dir / "checkpoints"
-    folder = root / f"step-{step}"
+    folder = checkpoint_folder(run_dir, step)
+    root = folder.parent
     if engine.global_rank == 0:
         shutil.rmtree(folder, ignore_errors=True)  # of a save that was cut short, perhaps with more ranks
     dist.barrier()
@@ -146,10 +151,15 @@ def averaged_weights(module: nn.Module, folder: Path) -> dict[str, Tensor]:
     return {name: part.view(shapes[name]) for name, part in flat.items()}
 
 
+def is_newer(folder: Path, than: Path) -> bool:
+    """Whether ``folder`` is there and was written no earlier than ``than``."""
+    return folder.is_dir() and folder.stat().st_mtime >= than.stat().st_mtime
+
+
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to write into, which takes the place of ``folder`` when the block ends well."""
-    draft = folder.with_name(f".{folder.name}.part")
+    draft, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("part", "old"))
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
@@ -157,5 +167,8 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
     draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

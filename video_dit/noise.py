@@ -43,11 +43,6 @@ def velocity(latents: Tensor, noise: Tensor) -> Tensor:
     return noise - latents
 
 
-def latents_from_velocity(noisy: Tensor, velocity: Tensor, level: Tensor) -> Tensor:
-    """The clean latents that ``noisy`` at ``level`` and a predicted velocity amount to."""
-    return noisy - level * velocity
-
-
 def level_shift(num_tokens: int, base_tokens: int) -> float:
     """``clip(sqrt(num_tokens / base_tokens), 1, 6)``: more tokens of one picture need more noise to hide it.
 
