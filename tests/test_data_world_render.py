@@ -1,22 +1,27 @@
 """Rendering: what the truth says is what the pixels show, at any size, duration and frame rate."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from data.world import render, sample_scene
-from data.world.caption import COLOURS
-from data.world.motion import Camera, SceneObject
-from data.world.render import ALBEDO, render_scene
-from data.world.scene import Scene
+from data.world.camera import HALF_VIEW, Camera
+from data.world.caption import COLOURS, GROUNDS, MATERIALS, SHAPES, TIMES_OF_DAY
+from data.world.motion import FORMS, SceneObject
+from data.world.render import ALBEDO, DARK, LIGHTS, render_scene
+from data.world.scene import SUN_ELEVATIONS, Scene
 
-SPHERE = SceneObject("sphere", "red", "large", "slide left", 0.2, 0.0, "left", 0.0)
+SPHERE = SceneObject("sphere", "red", "large", "stay", 0.2, 0.0)
 STILL = Camera("still", 0.0, 0.25, 5.0)
+SETTINGS = list(product(GROUNDS, TIMES_OF_DAY))
 
 
-def world(*objects: SceneObject, camera: Camera = STILL) -> Scene:
-    return Scene(objects, camera, 1.0, 0.8, "all", 0)
+def world(*objects: SceneObject, camera: Camera = STILL, ground: str = "sand", time_of_day: str = "day") -> Scene:
+    elevation = sum(SUN_ELEVATIONS[time_of_day]) / 2.0
+    return Scene(objects, camera, 1.0, elevation, "all", 0, ground, time_of_day)
 
 
 def changed(scene: Scene, height: int, width: int, frames: int = 1) -> torch.Tensor:
@@ -24,6 +29,26 @@ def changed(scene: Scene, height: int, width: int, frames: int = 1) -> torch.Ten
     empty = replace(scene, objects=())
     with_objects, without = (s.render(frames, height, width, 8.0).int() for s in (scene, empty))
     return (with_objects - without).abs().amax(-1)
+
+
+def linear(frames: torch.Tensor) -> torch.Tensor:
+    """Light, each channel in [0, 1], of encoded frames."""
+    return (frames.double() / 255.0).pow(2.2)
+
+
+def silhouette(scene: Scene, size: int, wider: int = 0) -> torch.Tensor:
+    """Where the first object is, and not its shadow, by how its colour changes the picture: (h, w) bool.
+
+    wider: by so many pixels on each side; narrower if negative.
+    """
+    first, *others = scene.objects
+    frames = [
+        replace(scene, objects=(replace(first, colour=colour, material="matte"), *others)).render(1, size, size, 8.0)
+        for colour in ("red", "cyan")
+    ]
+    mask = ((frames[0].int() - frames[1].int()).abs().amax(-1) > 30).float()
+    sign = 1.0 if wider >= 0 else -1.0
+    return F.max_pool2d(sign * mask, 2 * abs(wider) + 1, 1, abs(wider))[0] * sign > 0.5
 
 
 def redness(frames: torch.Tensor) -> torch.Tensor:
@@ -46,14 +71,14 @@ def test_same_arguments_same_bytes_and_frames_depend_on_time_alone(seed: int) ->
 
 
 def test_chunks_of_frames_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = next(s for s in map(sample_scene, ["train"] * 40, range(40)) if len(s.objects) == 2)
+    scene = next(s for s in map(sample_scene, ["train"] * 40, range(40)) if len(s.objects) > 1)
     whole = scene.render(7, 24, 24, 8.0)
     monkeypatch.setitem(render.RAYS_AT_ONCE, "cpu", 24 * 24 * 4 * 2)
     assert torch.equal(whole, scene.render(7, 24, 24, 8.0))
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 96), (96, 48)])
-@pytest.mark.parametrize("camera", ["still", "orbit left", "zoom in"])
+@pytest.mark.parametrize("camera", ["still", "pan right", "orbit left", "zoom in"])
 def test_pixels_are_where_the_truth_says(height: int, width: int, camera: str) -> None:
     obj = replace(SPHERE, motion="bounce", x=0.6, y=0.4)
     scene = world(obj, camera=Camera(camera, 0.05, 0.25, 5.0, 0.2))
@@ -65,16 +90,29 @@ def test_pixels_are_where_the_truth_says(height: int, width: int, camera: str) -
         assert abs(rows / height - seen.centres[t, 1]) < 0.015
 
 
-@pytest.mark.parametrize("shape", ["sphere", "cube", "cylinder"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_have_their_extent(shape: str) -> None:
     camera = Camera("still", 0.0, 0.02, 30.0)  # far away and level: nearly parallel rays
     obj = replace(SPHERE, shape=shape, x=0.0)
-    pixel = 30.0 * 2 * render.HALF_VIEW / 768
+    pixel = 30.0 * 2 * HALF_VIEW / 768
     mask = redness(world(obj, camera=camera).render(1, 768, 768, 8.0))[0] > 40
     height, width = (int(mask.any(axis).sum()) * pixel for axis in (1, 0))
-    half_width = {"sphere": 1.0, "cube": 0.80, "cylinder": 0.78}[shape] * obj.radius
-    assert width == pytest.approx(2 * half_width, abs=4 * pixel)
+    assert width == pytest.approx(2 * FORMS[shape].foot * obj.radius, abs=4 * pixel)
     assert height == pytest.approx(2 * obj.rest_height, abs=4 * pixel)
+
+
+def test_what_grows_is_seen_to_grow() -> None:
+    frames = world(replace(SPHERE, x=0.0, size="small", motion="grow")).render(2, 96, 96, 0.2)  # at 0 and at 5 s
+    before, after = (redness(frames) > 60).sum((1, 2)).tolist()
+    assert 1.4**2 * before < after < 1.9**2 * before, "1.6 times as wide"
+
+
+def test_a_torus_has_a_hole() -> None:
+    scene = world(replace(SPHERE, shape="torus", x=0.0))
+    red = redness(scene.render(1, 96, 96, 8.0))[0] > 60
+    row, column = (scene.truth(1, 8.0).objects[0].centres[0].flip(0) * 96).long().tolist()
+    assert not red[row, column]
+    assert red[row, :column].any() and red[row, column:].any() and red[:row, column].any() and red[row:, column].any()
 
 
 def test_every_colour_is_nearest_to_itself() -> None:
@@ -101,7 +139,7 @@ def test_the_ground_is_dark_away_from_the_sun_and_only_there() -> None:
     scene = world(obj)
     frame, empty = (s.render(1, 96, 96, 8.0)[0].int() for s in (scene, world()))
     red = redness(frame) > 60
-    edge = torch.nn.functional.max_pool2d(red[None].float(), 5, 1, 2)[0] > 0
+    edge = F.max_pool2d(red[None].float(), 5, 1, 2)[0] > 0
     dark = ((empty - frame).amin(-1) > 15) & ~edge
     sky = empty[..., 2] - empty[..., 0] > 25
     assert dark.sum() > 40 and not (dark & sky).any()
@@ -120,12 +158,107 @@ def test_objects_shade_each_other() -> None:
     assert (on_lit & darker & (redness(both) < 20)).sum() > 20
 
 
-def test_rolling_shows_and_sliding_does_not_turn() -> None:
-    for motion, shown in (("roll", True), ("slide left", False)):
-        obj = replace(SPHERE, motion=motion, speed=0.0, colour="white", yaw=0.0)
+def test_turning_shows_on_what_is_checkered_and_nowhere_else() -> None:
+    for material, shown in (("checkered", True), ("matte", False), ("shiny", False)):
+        obj = replace(SPHERE, motion="roll", direction="left", colour="white", material=material)
         turned = replace(obj, yaw=0.7)
         same = torch.equal(world(obj).render(1, 48, 48, 8.0), world(turned).render(1, 48, 48, 8.0))
         assert same is not shown
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_checkered_shows_two_tones_of_the_colour(shape: str) -> None:
+    obj = replace(SPHERE, shape=shape, colour="white", yaw=0.4)
+    scene = world(obj)
+    body = silhouette(scene, 96, wider=-1)
+    matte, checkered = (
+        linear(world(replace(obj, material=material)).render(1, 96, 96, 8.0)[0, body])
+        for material in ("matte", "checkered")
+    )
+    tone = (checkered / matte).mean(1)
+    light, dark = tone > 0.9, (tone - DARK).abs() < 0.15
+    assert 0.2 < light.double().mean() < 0.8 and 0.2 < dark.double().mean() < 0.8
+    assert (light | dark).double().mean() > 0.75, "sharp edges between"
+
+
+@pytest.mark.parametrize("time_of_day", TIMES_OF_DAY)
+@pytest.mark.parametrize("shape", ["sphere", "torus"])
+def test_what_is_shiny_has_a_brighter_highlight_than_what_is_matte(shape: str, time_of_day: str) -> None:
+    scenes = [
+        world(replace(SPHERE, shape=shape, yaw=0.4, material=material), time_of_day=time_of_day)
+        for material in ("matte", "shiny")
+    ]
+    body = silhouette(scenes[0], 96, wider=-2)
+    matte, shiny = (linear(scene.render(1, 96, 96, 8.0)[0, body]) for scene in scenes)
+    whitest = [light.amin(1).amax() for light in (matte, shiny)]  # a highlight has the sun's colour, not its own
+    assert whitest[1] > 2.0 * whitest[0]
+
+
+@pytest.mark.parametrize("time_of_day", TIMES_OF_DAY)
+def test_grounds_differ_in_colour_and_have_a_pattern(time_of_day: str) -> None:
+    frames = [world(ground=ground, time_of_day=time_of_day).render(1, 64, 64, 8.0)[0, 32:] for ground in GROUNDS]
+    colours = torch.stack([frame.double().mean((0, 1)) for frame in frames])
+    assert torch.pdist(colours).min() > 15.0
+    for frame in frames:
+        rows = frame.double().mean(-1)
+        assert (rows - rows.mean(1, keepdim=True)).std() > 2.0, "it changes along a row"
+    shares = colours / colours.sum(1, keepdim=True)
+    assert shares.argmax(0).tolist() == [0, 1, 2], "sand is the reddest, grass the greenest, stone the bluest"
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_nights_are_darker_than_dusk_and_day(ground: str) -> None:
+    for obj in ((), (replace(SPHERE, colour="white"),)):
+        day, dusk, night = (
+            linear(world(*obj, ground=ground, time_of_day=time).render(1, 32, 32, 8.0)).mean() for time in TIMES_OF_DAY
+        )
+        assert night < 0.5 * dusk < dusk < day
+
+
+@pytest.mark.parametrize(("ground", "time_of_day"), SETTINGS)
+def test_colours_are_told_apart_in_every_setting_and_material(ground: str, time_of_day: str) -> None:
+    obj = replace(SPHERE, x=0.0)
+    setting = {"ground": ground, "time_of_day": time_of_day}
+    empty = world(**setting).render(1, 32, 32, 8.0)[0].double()
+    body = silhouette(world(obj), 32)
+    for material in MATERIALS:
+        scenes = (world(replace(obj, colour=colour, material=material), **setting) for colour in COLOURS)
+        seen = torch.stack([scene.render(1, 32, 32, 8.0)[0, body].double() for scene in scenes])  # colours pixels 3
+        assert torch.pdist(seen.mean(1)).min() > 35.0, material
+        assert (seen - empty[body]).norm(dim=-1).mean(1).min() > 25.0, "from the background"
+
+
+def shaded(height: float) -> torch.Tensor:
+    """How much of the sun's light an object so high above the ground takes from it, over the most it takes anywhere."""
+    scene = world(replace(SPHERE, x=0.0, motion="fall", height=height))
+    with_shadow, without = (
+        linear(render_scene(one, 1, 128, 128, 8.0, supersample=1)[0]) for one in (scene, replace(scene, objects=()))
+    )
+    lost = 1.0 - (with_shadow / without.clamp(min=1e-3)).mean(-1)
+    lost = lost[~silhouette(scene, 128, wider=2)]
+    return lost[lost > 0.02] / lost.max()
+
+
+def test_shadows_have_soft_edges_that_widen_with_height() -> None:
+    shares = []
+    for height in (0.0, 1.0):
+        lost = shaded(height)
+        assert (lost > 0.9).double().mean() > 0.3, "the core is dark"
+        shares.append(float(((lost > 0.1) & (lost < 0.85)).double().mean()))
+    assert 0.01 < shares[0] < shares[1] < 0.7
+    lost = shaded(1.0)
+    assert all(((lost > low) & (lost < low + 0.2)).any() for low in (0.15, 0.4, 0.65)), "in several steps"
+
+
+@pytest.mark.parametrize(("ground", "time_of_day"), SETTINGS)
+def test_distant_ground_fades_into_the_horizon(ground: str, time_of_day: str) -> None:
+    frame = world(ground=ground, time_of_day=time_of_day).render(1, 128, 128, 8.0)[0]
+    horizon = torch.tensor(LIGHTS[time_of_day].horizon).pow(1 / 2.2) * 255.0
+    away = (frame.float() - horizon).norm(dim=-1).mean(1)  # by row, from the top
+    nearest = int(away.argmin())
+    assert 0 < nearest < 40 and away[nearest] < 10.0
+    near_ground = away[nearest + 2 :: 8]
+    assert (near_ground.diff() > -0.05 * near_ground[-1]).all() and near_ground[-1] > 4.0 * near_ground[0]
 
 
 def test_more_rays_change_little() -> None:

@@ -1,16 +1,34 @@
 """The world's words: its vocabulary, the triples kept out of training, and captions.
 
 The vocabulary and `is_held_out` decide what may ever be trained on. They must never change: not a word, not
-the order, not the hash. Words the world cannot render yet are in the vocabulary already, for that reason.
+the order, not the hash. How captions say those words is in `data.world.words`, which prompts are read with too.
 """
 
 import hashlib
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
-from data.world.motion import Camera, SceneObject
+from data.world.words import (
+    CAMERA_NOUNS,
+    CAMERA_PHRASES,
+    COLOUR_WORDS,
+    GROUND_PHRASES,
+    MATERIAL_WORDS,
+    MOTION_PHRASES,
+    PAIR_PHRASES,
+    RELATION_PHRASES,
+    SHAPE_WORDS,
+    SIZE_WORDS,
+    TIME_PHRASES,
+    WAY_PHRASES,
+    family_of,
+    inflected,
+)
 
 if TYPE_CHECKING:
+    from data.world.motion import SceneObject
     from data.world.scene import Scene
 
 SHAPES = ("sphere", "cube", "cylinder", "cone", "torus")
@@ -32,21 +50,26 @@ MOTIONS = (
     "collide",
     "pass behind",
 )
-CAPTION_STYLES = ("exhaustive", "short")
+SIZES = ("small", "large")
+MATERIALS = ("matte", "shiny", "checkered")
+CAMERAS = ("still", "pan left", "pan right", "orbit left", "orbit right", "zoom in", "zoom out")
+GROUNDS = ("sand", "grass", "stone")
+TIMES_OF_DAY = ("day", "dusk", "night")
+RELATIONS = ("left of", "right of", "behind", "in front of", "larger than")
 
-_SLIDES = {
-    "left": "slides to the left",
-    "right": "slides to the right",
-    "towards": "slides towards the camera",
-    "away": "slides away from the camera",
-}
-_CAMERAS = {
-    "still": "the camera is still",
-    "orbit left": "the camera orbits slowly to the left",
-    "orbit right": "the camera orbits slowly to the right",
-    "zoom in": "the camera zooms in slowly",
-    "zoom out": "the camera zooms out slowly",
-}
+
+@dataclass(frozen=True)
+class Relation:
+    """What holds between two objects of a scene, by their indices."""
+
+    first: int
+    word: str
+    second: int
+
+
+Item = TypeVar("Item")
+
+CAPTION_STYLES = ("exhaustive", "detailed", "short", "terse")
 
 
 def keyed_random(*key: str | int) -> random.Random:
@@ -72,41 +95,177 @@ def is_held_out(shape: str, colour: str, motion: str) -> bool:
 
 
 def scene_caption(scene: "Scene", style: str = "exhaustive") -> str:
-    """A true description of a scene, in lower case: one clause for each object, then one for the camera.
+    """A true description of a scene, in lower case and without a final period; a pure function of both.
 
-    "exhaustive" states every factor. "short" leaves out sizes, directions, manners or the still camera,
-    which of them being drawn by the scene's seed. Raises ValueError for another style.
+    Every style names the shape and the colour of every object, in words and an order drawn by the scene's seed.
+    "exhaustive" states every factor and up to two relations. "detailed" leaves out materials and about half of
+    ground, time of day and one relation. "short" tells what moves how, and drops sizes, directions (but those of
+    slides) and the camera by chance. "terse" drops motions too. Raises ValueError for another style.
     """
     if style not in CAPTION_STYLES:
         raise ValueError(f"style={style!r} is no caption style: use one of {', '.join(CAPTION_STYLES)}")
-    if style == "exhaustive":
-        clauses = [_object_clause(obj, sized=True, directed=True) for obj in scene.objects]
-        return ", ".join([*clauses, _CAMERAS[scene.camera.motion]])
-    stream = keyed_random(scene.split, scene.seed, "short caption")
-    sized, directed = stream.random() < 0.3, stream.random() < 0.5
-    camera_directed, camera_named = stream.random() < 0.3, stream.random() < 0.5
-    clauses = [_object_clause(obj, sized, directed) for obj in scene.objects]
-    if scene.camera.motion != "still" or camera_named:
-        clauses.append(_camera_clause(scene.camera, camera_directed))
-    return ", ".join(clauses)
+    stream = keyed_random(scene.split, scene.seed, "caption", style)
+    told = _draw_told(style, scene.camera.motion != "still", stream)
+    names = [_name(obj, stream) for obj in scene.objects]
+    caption = events = _joined(_object_clauses(scene, names, told, stream), told, stream)
+    if told.relations and len(scene.objects) > 1:
+        caption = ", ".join([caption, *_relation_clauses(scene.relations, names, told.relations, stream)])
+    grounds = [_pick(GROUND_PHRASES[scene.ground], stream)] if told.ground else []
+    times = [_pick(TIME_PHRASES[scene.time_of_day], stream)] if told.time else []
+    setting = " ".join(_pick((grounds + times, times + grounds), stream))
+    if setting:
+        caption = _pick((f"{caption}, {setting}", f"{setting}, {caption}"), stream)
+    if not told.camera:
+        return caption
+    camera = _camera_clause(scene.camera.motion, told, stream)
+    together = caption.endswith(events) and not told.terse and " while " not in events
+    links = (", ", " while ") if together else (", ",)
+    if stream.random() < 0.7:
+        return caption + _pick(links, stream) + camera
+    return f"{camera}, {caption}"
 
 
-def _object_clause(obj: SceneObject, sized: bool, directed: bool) -> str:
-    size = f"{obj.size} " if sized else ""
-    return f"a {size}{obj.colour} {obj.shape} {_motion_words(obj, directed)}"
+@dataclass(frozen=True)
+class _Told:
+    """What a caption tells, and how.
+
+    terse: in the fewest words, and that something stands still goes without saying. relations: at most so many.
+    form: of the verbs, as `inflected` takes it.
+    """
+
+    terse: bool
+    sizes: bool
+    materials: bool
+    motions: bool
+    ways: bool
+    ground: bool
+    time: bool
+    relations: int
+    camera: bool
+    camera_way: bool
+    articles: bool
+    form: str
 
 
-def _motion_words(obj: SceneObject, directed: bool) -> str:
-    if obj.motion.startswith("slide"):
-        return _SLIDES[obj.direction]  # the direction is what the motion is called
-    if obj.motion == "roll":
-        return f"rolls to the {obj.direction}" if directed else "rolls"
-    if obj.motion == "bounce":
-        return "bounces on the ground"
-    return f"moves {obj.direction} in a circle" if directed else "moves in a circle"
+def _draw_told(style: str, camera_moves: bool, stream: random.Random) -> _Told:
+    def happens(share: float) -> bool:
+        return stream.random() < share
+
+    terse, full, detailed = style == "terse", style == "exhaustive", style == "detailed"
+    rich = full or detailed
+    camera_share = {"short": 0.8 if camera_moves else 0.4, "terse": 0.3 if camera_moves else 0.1}.get(style, 1.0)
+    return _Told(
+        terse=terse,
+        sizes=rich or (not terse and happens(0.3)),
+        materials=full,
+        motions=not terse or happens(0.7),
+        ways=rich or happens(0.2 if terse else 0.5),
+        ground=full or (detailed and happens(0.5)),
+        time=full or (detailed and happens(0.5)),
+        relations=2 if full else int(detailed and happens(0.5)),
+        camera=happens(camera_share),
+        camera_way=rich or happens(0.3),
+        articles=not terse or happens(0.4),
+        form=_pick(("ing", "third") if terse else ("third", "is", "ing"), stream),
+    )
 
 
-def _camera_clause(camera: Camera, directed: bool) -> str:
-    if camera.motion.startswith("orbit") and not directed:
-        return "the camera orbits slowly"
-    return _CAMERAS[camera.motion]
+def _pick(options: Sequence[Item], stream: random.Random) -> Item:
+    """The first option in about half of all draws, else any of the others."""
+    first = stream.random() < 0.5 or len(options) == 1
+    return options[0] if first else options[1 + int(stream.random() * (len(options) - 1))]
+
+
+def _name(obj: "SceneObject", stream: random.Random) -> str:
+    return f"{_pick(COLOUR_WORDS[obj.colour], stream)} {_pick(SHAPE_WORDS[obj.shape], stream)}"
+
+
+def _noun_phrase(obj: "SceneObject", name: str, told: _Told, stream: random.Random) -> str:
+    """An object with its adjectives; it ends in a comma where those follow it."""
+    colour, shape = name.split(" ")
+    size = [_pick(SIZE_WORDS[obj.size], stream)] if told.sizes else []
+    material = [_pick(MATERIAL_WORDS[obj.material], stream)] if told.materials else []
+    if not told.articles:
+        return " ".join([*size, *material, colour, shape])
+    if len(size + material) > 0 and stream.random() < 0.2:
+        adjectives = [*size, colour, *material]
+        others, last = adjectives[:-1], adjectives[-1]
+        return f"{_article(shape)} {shape}, {', '.join(others)} and {last},"
+    orders = ([*size, colour, *material], [*size, *material, colour])
+    words = [*_pick(orders, stream), shape]
+    return f"{_article(words[0])} {' '.join(words)}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _way(direction: str, told: bool, stream: random.Random) -> str:
+    return f" {_pick(WAY_PHRASES[direction], stream)}" if direction and told else ""
+
+
+def _verb(obj: "SceneObject", phrases: Sequence[str], told: _Told, form: str, stream: random.Random) -> str:
+    """What an object does."""
+    phrase = min(phrases, key=len) if told.terse else _pick(phrases, stream)
+    way = _way(obj.direction, told.ways or obj.motion.startswith("slide"), stream)
+    return inflected(phrase, form).replace("{way}", way)
+
+
+def _object_clauses(scene: "Scene", names: list[str], told: _Told, stream: random.Random) -> list[str]:
+    """A clause for each object, but one for both objects of a pair."""
+    clauses = []
+    phrases = [_noun_phrase(obj, name, told, stream) for obj, name in zip(scene.objects, names, strict=True)]
+    mover, other = scene.pair if scene.pair and told.motions else (None, None)
+    for index, obj in enumerate(scene.objects):
+        clause = phrases[index]
+        if index == other:
+            continue
+        if index == mover and other is not None:
+            does = _verb(obj, _pair_phrases(obj.motion, told), told, told.form, stream)
+            clause = f"{clause} {does} {phrases[other]}"
+            if scene.objects[other].motion == "stay" and not told.terse:
+                stays = _verb(scene.objects[other], MOTION_PHRASES["stay"], told, "third", stream)
+                clause = f"{clause.removesuffix(',')}, which {stays}"
+        elif told.motions and not (told.terse and obj.motion == "stay"):
+            clause = f"{clause} {_verb(obj, MOTION_PHRASES[family_of(obj.motion)], told, told.form, stream)}"
+        clauses.append(clause.removesuffix(","))
+    return clauses
+
+
+def _pair_phrases(motion: str, told: _Told) -> list[str]:
+    """Those with room for the direction where it is told."""
+    return [phrase for phrase in PAIR_PHRASES[motion] if "{way}" in phrase or not told.ways]
+
+
+def _relation_clauses(relations: Sequence[Relation], names: list[str], most: int, stream: random.Random) -> list[str]:
+    """Up to `most` of what holds between objects, each about other objects or in another respect."""
+    clauses: list[str] = []
+    left = list(relations)
+    while left and len(clauses) < most:
+        told = left[int(stream.random() * len(left))]
+        left = [other for other in left if _respect(other) != _respect(told)]
+        word = _pick(RELATION_PHRASES[told.word], stream)
+        clauses.append(f"the {names[told.first]} is {word} the {names[told.second]}")
+    return clauses
+
+
+def _respect(relation: Relation) -> tuple[set[int], int]:
+    """Which two objects a relation is about, and whether their side, depth or size."""
+    return {relation.first, relation.second}, RELATIONS.index(relation.word) // 2
+
+
+def _joined(clauses: list[str], told: _Told, stream: random.Random) -> str:
+    """Clauses in one line; never "and" before what moves if what stands still goes without saying."""
+    *others, last = clauses
+    links = [", "] if told.terse and told.motions else [", ", " and "]
+    if not told.terse and len(clauses) == 2:
+        links.append(" while ")
+    return ", ".join(others) + _pick(links, stream) + last if others else last
+
+
+def _camera_clause(motion: str, told: _Told, stream: random.Random) -> str:
+    family, _, direction = motion.partition(" ")
+    if family == "zoom":
+        family, direction = motion, ""
+    phrase = inflected(_pick(CAMERA_PHRASES[family], stream), "third")
+    return f"the {_pick(CAMERA_NOUNS[:2], stream)} {phrase.replace('{way}', _way(direction, told.camera_way, stream))}"

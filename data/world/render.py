@@ -13,26 +13,19 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from data.world.motion import (
-    CUBE_HALF,
-    CYLINDER_HALF_HEIGHT,
-    CYLINDER_RADIUS,
-    SceneObject,
-    camera_path,
-    frame_times,
-    positions,
-    rotations,
-)
+from data.world.camera import camera_path, half_view
+from data.world.motion import FORMS, SceneObject, frame_times, positions, rotations, scales
+from data.world.shapes import FAR, is_dark, meet
 
 if TYPE_CHECKING:
     from data.world.scene import Scene
 
-HALF_VIEW = math.tan(math.radians(21.0))  # tangent of half the field of view, along the picture's shorter side
 # Frames are rendered in chunks of about so many rays: what stays near a cache, or fits in memory.
 RAYS_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
 
 # Linear light, each channel in [0, 1].
-ALBEDO = {
+Colour = tuple[float, float, float]
+ALBEDO: dict[str, Colour] = {
     "red": (0.78, 0.035, 0.03),
     "green": (0.05, 0.50, 0.06),
     "blue": (0.03, 0.10, 0.78),
@@ -41,32 +34,82 @@ ALBEDO = {
     "cyan": (0.02, 0.62, 0.70),
     "white": (0.92, 0.92, 0.92),
 }
-GROUND = (0.265, 0.225, 0.165)
-HORIZON = (0.66, 0.80, 0.92)
-ZENITH = (0.13, 0.36, 0.78)
-SUN = (0.98, 0.93, 0.84)
-AMBIENT = (0.28, 0.31, 0.36)
-TILE_CONTRAST = 0.20
+DARK = 0.36  # albedo of a checkered object's dark fields, as a share of its colour's
+GROUNDS: dict[str, Colour] = {
+    "sand": (0.31, 0.245, 0.155),
+    "grass": (0.10, 0.185, 0.045),
+    "stone": (0.20, 0.20, 0.215),
+}
 FOG_DISTANCE = 30.0
-STRIPE = 0.42  # albedo of a rolling object's dark wedges, as a share of its colour's
-WEDGES = 4  # dark and light ones about the axis a rolling object turns about
 SUN_SPREAD = 0.035  # tangent of the sun's half width: softens the shadows on the ground
 _SUN_SAMPLES = ((-1.0, -0.4), (-0.4, 1.0), (0.4, -1.0), (1.0, 0.4))
-_FAR = 1e9
+
+
+@dataclass(frozen=True)
+class Light:
+    """The light of a time of day: the sun (at night, the moon), what comes from all sides, and the sky."""
+
+    sun: Colour
+    ambient: Colour
+    horizon: Colour
+    zenith: Colour
+
+
+LIGHTS = {
+    "day": Light((0.98, 0.93, 0.84), (0.28, 0.31, 0.36), (0.66, 0.80, 0.92), (0.13, 0.36, 0.78)),
+    "dusk": Light((1.10, 0.66, 0.36), (0.27, 0.24, 0.30), (0.93, 0.55, 0.30), (0.17, 0.17, 0.42)),
+    "night": Light((0.26, 0.30, 0.40), (0.16, 0.18, 0.25), (0.035, 0.045, 0.09), (0.012, 0.018, 0.055)),
+}
+
+
+@dataclass(frozen=True)
+class Gloss:
+    """How a material mirrors: the sun's highlight (its strength and sharpness), and the sky where it is grazed."""
+
+    highlight: float
+    sharpness: int
+    mirror: float
+
+
+GLOSSES = {"matte": Gloss(0.05, 12, 0.0), "shiny": Gloss(0.80, 48, 0.60), "checkered": Gloss(0.12, 24, 0.0)}
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What lights the scene: unit vector to the sun, its light, and the ground's kind and albedo."""
+
+    sun: Colour
+    light: Light
+    ground: str
+
+    @property
+    def albedo(self) -> Colour:
+        return GROUNDS[self.ground]
+
+    def lit_ground(self, channel: int) -> float:
+        """Light that sunlit ground sends back."""
+        return self.albedo[channel] * (self.light.ambient[channel] + self.light.sun[channel] * self.sun[2])
+
+    def sky(self, up: torch.Tensor) -> list[torch.Tensor]:
+        """Light (3 of (...,)) from the sky where rays go `up` (...,), the z of unit vectors."""
+        height = 1.0 - torch.exp(up.clamp(min=0.0) * -5.0)
+        horizon, zenith = self.light.horizon, self.light.zenith
+        return [height * (zenith[i] - horizon[i]) + horizon[i] for i in range(3)]
 
 
 @dataclass(frozen=True)
 class _Body:
-    """An object in each frame: centres (t, 3) and rotations (t, 3, 3) from its own axes to the world's."""
+    """An object in each frame: centres (t, 3), rotations (t, 3, 3) from its own axes to the world's, radii (t,)."""
 
     obj: SceneObject
     centres: torch.Tensor
     rotations: torch.Tensor
+    radii: torch.Tensor
 
-
-def half_view(aspect: float) -> tuple[float, float]:
-    """Tangents of half the field of view, horizontal and vertical, for aspect = width / height."""
-    return HALF_VIEW * max(aspect, 1.0), HALF_VIEW * max(1.0 / aspect, 1.0)
+    @property
+    def reach(self) -> torch.Tensor:
+        """Radius (t,) of the sphere that holds it."""
+        return self.radii * FORMS[self.obj.shape].bound
 
 
 def render_scene(
@@ -103,14 +146,17 @@ def covered(
 ) -> torch.Tensor:
     """Whether another object hides the centre of `obj` from the camera at (t, 3): (t,) bool."""
     ray = positions(obj, times) - camera_positions
+    frame = torch.arange(times.shape[0], device=times.device)
     hidden = torch.zeros(times.shape[0], dtype=torch.bool, device=times.device)
     for other in objects:
         if other is not obj:
-            body = _Body(other, positions(other, times), rotations(other, times))
-            frame = torch.arange(times.shape[0], device=times.device)
-            hit, _, _ = _intersect(body, frame, camera_positions.T, ray.T)
+            hit, _, _ = _intersect(_body(other, times), frame, camera_positions.T, ray.T)
             hidden |= hit < 1.0
     return hidden
+
+
+def _body(obj: SceneObject, times: torch.Tensor) -> _Body:
+    return _Body(obj, positions(obj, times), rotations(obj, times), obj.radius * scales(obj, times))
 
 
 def _render_chunk(
@@ -120,24 +166,25 @@ def _render_chunk(
     if scene.camera.motion == "still":
         eyes, axes = eyes[:1], axes[:1]  # one background serves all frames
     eyes, axes = eyes.float().to(device), axes.float().to(device)
-    bodies = [
-        _Body(obj, positions(obj, times).float().to(device), rotations(obj, times).float().to(device))
-        for obj in scene.objects
-    ]
+    bodies = []
+    for body in (_body(obj, times) for obj in scene.objects):
+        placed = (part.float().to(device) for part in (body.centres, body.rotations, body.radii))
+        bodies.append(_Body(body.obj, *placed))
     sun = _sun_direction(scene.sun_azimuth, scene.sun_elevation)
+    setting = _Setting(sun, LIGHTS[scene.time_of_day], scene.ground)
     rows, columns = height * supersample, width * supersample
     directions = _pixel_directions(axes, rows, columns, half_view(width / height))
     ground = _ground_hits(eyes, directions)
-    light = _background(ground, directions, sun)
+    light = _background(ground, directions, setting)
     light = light.expand(3, len(times), rows, columns).contiguous()
-    _shade_ground_shadows(light, ground, bodies, sun)
-    _draw_bodies(light, eyes, directions, bodies, sun)
-    pixels = F.avg_pool2d(rearrange(light, "c t h w -> t c h w"), supersample)
+    _shade_ground_shadows(light, ground, bodies, setting)
+    _draw_bodies(light, eyes, directions, bodies, setting)
+    pixels = F.avg_pool2d(rearrange(light.clamp_(0.0, 1.5), "c t h w -> t c h w"), supersample)
     pixels = pixels.clamp_(0.0, 1.0).pow_(1.0 / 2.2).mul_(255.0).add_(0.5).to(torch.uint8)
     return rearrange(pixels, "t c h w -> t h w c").contiguous()
 
 
-def _sun_direction(azimuth: float, elevation: float) -> tuple[float, float, float]:
+def _sun_direction(azimuth: float, elevation: float) -> Colour:
     """Unit vector to the sun; azimuth 0 is behind the camera's place at time 0, positive to the right."""
     flat = math.cos(elevation)
     return flat * math.sin(azimuth), -flat * math.cos(azimuth), math.sin(elevation)
@@ -157,44 +204,47 @@ def _pixel_directions(
 
 
 def _ground_hits(eyes: torch.Tensor, directions: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Where rays meet the ground: x, y and distance, each (t, h, w); `_FAR` away for rays to the sky."""
+    """Where rays meet the ground: x, y and distance, each (t, h, w); `FAR` away for rays to the sky."""
     dx, dy, dz = directions
     ex, ey, ez = rearrange(eyes, "t c -> c t 1 1")
-    distance = torch.where(dz < -1e-5, -ez / dz, _FAR)
+    distance = torch.where(dz < -1e-5, -ez / dz, FAR)
     return ex + distance * dx, ey + distance * dy, distance
 
 
+def _pattern(kind: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """How much lighter or darker a place of the ground is, as a share: soft fields, tufts or slabs."""
+    if kind == "sand":
+        return (torch.sin(math.pi * x) * torch.sin(math.pi * y)).mul_(4.0).clamp_(-1.0, 1.0).mul_(0.20)
+    if kind == "grass":
+        tufts = torch.sin(2.3 * x + 1.7 * torch.sin(1.3 * y)) + torch.sin(2.9 * y + 1.9 * torch.sin(1.1 * x))
+        return tufts.mul_(0.20)
+    return (torch.sin(1.2 * math.pi * x) * torch.sin(1.2 * math.pi * y)).mul_(30.0).clamp_(-1.0, 1.0).mul_(0.27)
+
+
 def _background(
-    ground: tuple[torch.Tensor, ...], directions: tuple[torch.Tensor, ...], sun: tuple[float, float, float]
+    ground: tuple[torch.Tensor, ...], directions: tuple[torch.Tensor, ...], setting: _Setting
 ) -> torch.Tensor:
     """Sunlit ground, fading into the horizon, and the sky above it: linear light (3, t, h, w)."""
     x, y, distance = ground
     clear = torch.exp(distance * (-1.0 / FOG_DISTANCE))  # share of the ground's own light that reaches the eye
-    tile = (torch.sin(math.pi * x) * torch.sin(math.pi * y)).mul_(4.0).clamp_(-1.0, 1.0)
-    tone = tile.mul_(torch.exp(distance * -0.12)).mul_(TILE_CONTRAST).add_(1.0).mul_(clear)
-    height = 1.0 - torch.exp(directions[2].clamp(min=0.0) * -5.0)
-    channels = []
-    for i in range(3):
-        lit = GROUND[i] * (AMBIENT[i] + SUN[i] * sun[2])
-        behind = height * (ZENITH[i] - HORIZON[i]) + HORIZON[i]
-        channels.append(tone * lit + behind * (1.0 - clear))
-    return torch.stack(channels)
+    tone = _pattern(setting.ground, x, y).mul_(torch.exp(distance * -0.12)).add_(1.0).mul_(clear)
+    behind = setting.sky(directions[2])
+    return torch.stack([tone * setting.lit_ground(i) + behind[i] * (1.0 - clear) for i in range(3)])
 
 
 def _shade_ground_shadows(
-    light: torch.Tensor,
-    ground: tuple[torch.Tensor, ...],
-    bodies: list[_Body],
-    sun: tuple[float, float, float],
+    light: torch.Tensor, ground: tuple[torch.Tensor, ...], bodies: list[_Body], setting: _Setting
 ) -> None:
     """Take the sun away, in place, from the ground that the bodies shade: light (3, t, h, w)."""
     frames, pixels = light.shape[1], light.shape[2] * light.shape[3]
+    sun = setting.sun
     x, y, distance = ground
     sunlit = torch.ones(light.shape[1:], device=light.device)
     touched = []
     for body in bodies:
         cx, cy, cz = rearrange(body.centres, "t c -> c t 1 1")
-        reach = body.obj.bounding_radius + SUN_SPREAD * 1.5 * (cz + body.obj.bounding_radius) / sun[2]
+        reach = rearrange(body.reach, "t -> t 1 1")
+        reach = reach + SUN_SPREAD * 1.5 * (cz + reach) / sun[2]
         along_x, along_y = x - (cx - cz * sun[0] / sun[2]), y - (cy - cz * sun[1] / sun[2])
         near = along_x**2 + along_y**2 - (along_x * sun[0] + along_y * sun[1]) ** 2 < reach**2
         index = torch.nonzero(near.expand(frames, *near.shape[1:]).reshape(-1)).squeeze(1)
@@ -205,7 +255,7 @@ def _shade_ground_shadows(
         for ray in _sun_samples(sun):
             direction = torch.tensor(ray, device=light.device).unsqueeze(1).expand_as(point)
             hit, _, _ = _intersect(body, frame, point, direction)
-            blocked += hit < _FAR
+            blocked += hit < FAR
         blocked /= len(_SUN_SAMPLES)
         flat = sunlit.view(-1)
         flat[index] = torch.minimum(flat[index], 1.0 - blocked)
@@ -219,9 +269,10 @@ def _shade_ground_shadows(
     lost = 1.0 - sunlit.view(-1)[index]
     clear = torch.exp(distance.view(-1)[source] * (-1.0 / FOG_DISTANCE))
     for i, channel in enumerate(light.view(3, -1)):
-        share = lost * (SUN[i] * sun[2] / (AMBIENT[i] + SUN[i] * sun[2]))
+        from_sun = setting.albedo[i] * setting.light.sun[i] * sun[2]
+        share = lost * (from_sun / setting.lit_ground(i))
         value = channel[index]
-        channel[index] = value - share * (value - HORIZON[i] * (1.0 - clear))
+        channel[index] = value - share * (value - setting.light.horizon[i] * (1.0 - clear))
 
 
 def _draw_bodies(
@@ -229,15 +280,15 @@ def _draw_bodies(
     eyes: torch.Tensor,
     directions: tuple[torch.Tensor, ...],
     bodies: list[_Body],
-    sun: tuple[float, float, float],
+    setting: _Setting,
 ) -> None:
     """Draw the bodies over the background, in place, nearest first at each ray: light (3, t, h, w)."""
     frames, pixels = light.shape[1], light.shape[2] * light.shape[3]
-    depth = torch.full((frames * pixels,), _FAR, device=light.device)
+    depth = torch.full((frames * pixels,), FAR, device=light.device)
     for body in bodies:
         away = body.centres - eyes  # t 3
         ax, ay, az = rearrange(away, "t c -> c t 1 1")
-        least = rearrange(away.square().sum(1) - body.obj.bounding_radius**2, "t -> t 1 1").clamp(min=0.0).sqrt()
+        least = rearrange(away.square().sum(1) - body.reach**2, "t -> t 1 1").clamp(min=0.0).sqrt()
         near = directions[0] * ax + directions[1] * ay + directions[2] * az > least
         index = torch.nonzero(near.view(-1)).squeeze(1)
         frame = index // pixels
@@ -245,10 +296,10 @@ def _draw_bodies(
         ray = torch.stack([d.view(-1)[source] for d in directions])
         eye = eyes[frame].T if eyes.shape[0] > 1 else eyes.T.expand_as(ray)
         hit, point, normal = _intersect(body, frame, eye, ray)
-        seen = hit < depth[index]
+        seen = torch.nonzero(hit < depth[index]).squeeze(1)
         index, frame, hit, ray, eye = index[seen], frame[seen], hit[seen], ray[:, seen], eye[:, seen]
         depth[index] = hit
-        shade = _shade(body, bodies, frame, eye + hit * ray, ray, point[:, seen], normal[:, seen], sun)
+        shade = _shade(body, bodies, frame, eye + hit * ray, ray, point[:, seen], normal[:, seen], setting)
         light.view(3, -1)[:, index] = shade
 
 
@@ -260,35 +311,39 @@ def _shade(
     ray: torch.Tensor,
     point: torch.Tensor,
     normal: torch.Tensor,
-    sun: tuple[float, float, float],
+    setting: _Setting,
 ) -> torch.Tensor:
-    """Light (3, n) of surface points: place and ray in the world, point in own axes, normal in own axes."""
-    turn = body.rotations[frame]  # n 3 3
-    nx, ny, nz = _turn(turn, normal, inverse=False)
+    """Light (3, n) of surface points: place and ray in the world, point and normal in own axes."""
+    sun, light, gloss = setting.sun, setting.light, GLOSSES[body.obj.material]
+    nx, ny, nz = _turn(body.rotations[frame], normal, inverse=False)
     facing = nx * sun[0] + ny * sun[1] + nz * sun[2]
     direction = torch.tensor(sun, device=place.device).unsqueeze(1).expand_as(place)
     lit = facing.clamp(min=0.0)
     for other in bodies:
         if other is not body:
             hit, _, _ = _intersect(other, frame, place, direction)
-            lit = torch.where(hit < _FAR, 0.0, lit)
-    mirrored = 2.0 * (ray[0] * nx + ray[1] * ny + ray[2] * nz)
-    toward = (ray[0] - mirrored * nx) * sun[0] + (ray[1] - mirrored * ny) * sun[1] + (ray[2] - mirrored * nz) * sun[2]
-    gloss = 0.18 * toward.clamp(min=0.0) ** 24 * (lit > 0.0)
+            lit = torch.where(hit < FAR, 0.0, lit)
+    double = 2.0 * (ray[0] * nx + ray[1] * ny + ray[2] * nz)
+    mx, my, mz = ray[0] - double * nx, ray[1] - double * ny, ray[2] - double * nz  # the mirrored ray
+    toward = (mx * sun[0] + my * sun[1] + mz * sun[2]).clamp(min=0.0)
+    shine = gloss.highlight * toward**gloss.sharpness * (lit > 0.0)
     tone = torch.ones_like(lit)
-    if body.obj.rolls:
-        wedge = torch.floor(torch.atan2(point[1], point[0]) * (WEDGES / (2.0 * math.pi)))
-        tone = torch.where(torch.remainder(wedge, 2.0) > 0.5, STRIPE, 1.0)
-    albedo = ALBEDO[body.obj.colour]
+    if body.obj.material == "checkered":
+        tone = torch.where(is_dark(body.obj.shape, point), DARK, 1.0)
+    albedo, sky, upward = ALBEDO[body.obj.colour], setting.sky(mz), (mz > 0.0)
+    mirrored = gloss.mirror * (0.15 + 0.85 * (1.0 + 0.5 * double).clamp(0.0, 1.0) ** 3)
     channels = []
     for i in range(3):
-        bounce = GROUND[i] * (AMBIENT[i] + SUN[i] * sun[2])
-        ambient = AMBIENT[i] * (0.5 + 0.5 * nz) + bounce * (0.5 - 0.5 * nz)
-        channels.append(tone * albedo[i] * (ambient + SUN[i] * lit) + gloss)
+        bounced = setting.lit_ground(i)
+        ambient = light.ambient[i] * (0.5 + 0.5 * nz) + bounced * (0.5 - 0.5 * nz)
+        own = tone * albedo[i] * (ambient + light.sun[i] * lit)
+        if gloss.mirror:
+            own = own + mirrored * (torch.where(upward, sky[i], bounced) - own)
+        channels.append(own + shine * light.sun[i])
     return torch.stack(channels)
 
 
-def _sun_samples(sun: tuple[float, float, float]) -> list[tuple[float, float, float]]:
+def _sun_samples(sun: Colour) -> list[Colour]:
     """Directions to a few places on the sun's disc."""
     flat = math.hypot(sun[0], sun[1])
     side = (-sun[1] / flat, sun[0] / flat)
@@ -314,52 +369,9 @@ def _intersect(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """First meeting of rays with a body, in the frames (n,) given: origin and ray (3, n) in the world.
 
-    Returns distance (n,) in lengths of the ray's vector, `_FAR` where it misses, and point and normal (3,
-    n) in the body's own axes.
+    Returns distance (n,) in lengths of the ray's vector, `FAR` where it misses, and point and normal (3, n)
+    in the body's own axes, where its radius is 1.
     """
-    turn = body.rotations[frame]
-    origin = _turn(turn, origin - body.centres[frame].T, inverse=True)
-    ray = _turn(turn, ray, inverse=True)
-    radius = body.obj.radius
-    if body.obj.shape == "sphere":
-        enter, leave = _within_round(origin, ray, radius, dimensions=3)
-    elif body.obj.shape == "cube":
-        low, high = _within_slab(origin, ray, CUBE_HALF * radius)
-        enter, leave = low.amax(0), high.amin(0)
-    else:
-        side_in, side_out = _within_round(origin, ray, CYLINDER_RADIUS * radius, dimensions=2)
-        end_in, end_out = _within_slab(origin[2], ray[2], CYLINDER_HALF_HEIGHT * radius)
-        enter, leave = torch.maximum(side_in, end_in), torch.minimum(side_out, end_out)
-    hit = torch.where((enter < leave) & (enter > 1e-4), enter, _FAR)
-    point = origin + enter * ray
-    if body.obj.shape == "sphere":
-        return hit, point, point / radius
-    if body.obj.shape == "cube":
-        face = (low == enter).to(point.dtype)
-        return hit, point, -torch.sign(ray) * face / face.sum(0)
-    on_end = end_in > side_in
-    zero = torch.zeros_like(enter)
-    side = point / (CYLINDER_RADIUS * radius)
-    normal = torch.stack((side[0], side[1], zero))
-    end = torch.stack((zero, zero, -torch.sign(ray[2])))
-    return hit, point, torch.where(on_end, end, normal)
-
-
-def _within_round(
-    origin: torch.Tensor, ray: torch.Tensor, radius: float, dimensions: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where rays enter and leave a ball (3 dimensions) or an endless cylinder about z (2), if they do."""
-    o, d = origin[:dimensions], ray[:dimensions]
-    a = (d * d).sum(0).clamp(min=1e-12)
-    b = (o * d).sum(0)
-    root = b * b - a * ((o * o).sum(0) - radius**2)
-    half = root.clamp(min=0.0).sqrt()
-    missed = root <= 0.0
-    return torch.where(missed, _FAR, (-b - half) / a), torch.where(missed, -_FAR, (half - b) / a)
-
-
-def _within_slab(origin: torch.Tensor, ray: torch.Tensor, half: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where rays enter and leave -half <= coordinate <= half."""
-    ray = torch.where(ray.abs() < 1e-9, 1e-9, ray)
-    one, two = (-half - origin) / ray, (half - origin) / ray
-    return torch.minimum(one, two), torch.maximum(one, two)
+    turn, shrink = body.rotations[frame], 1.0 / body.radii[frame]
+    origin = _turn(turn, (origin - body.centres[frame].T) * shrink, inverse=True)
+    return meet(body.obj.shape, origin, _turn(turn, ray * shrink, inverse=True))
