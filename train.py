@@ -39,6 +39,7 @@ from video_dit.engine import (
     save_checkpoint,
     set_learning_rate,
 )
+from video_dit.layers import fast_dtype
 from video_dit.model import VideoDiT
 from video_dit.pipeline import VideoPipeline, check_model_folder
 from video_dit.progress import Progress
@@ -175,7 +176,7 @@ def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> De
 
 
 def averaged_pipeline(module: Denoiser, folder: Path, codec: LatentCodec, device: torch.device) -> VideoPipeline:
-    """A pipeline in bf16 with the averaged weights that a checkpoint holds; frozen weights are the module's own."""
+    """A pipeline with the averaged weights that a checkpoint holds, in bf16; frozen weights are the module's own."""
     frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
     with deepspeed.zero.GatheredParameters(list(frozen.values())):  # stage 3 cuts these up as well
         weights = {name: p.detach().clone() for name, p in frozen.items()} | averaged_weights(module, folder)
@@ -240,7 +241,7 @@ def train(config: RunConfig) -> None:
     train_packs, validation_packs = (PackFactory(config, codec, split) for split in ("train", "val"))
     module = build_denoiser(config, codec)
     engine = initialize(module, settings)
-    codec.vae.to(engine.device)
+    codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)
     start = resume(engine, ema, run_dir)
     if rank == 0:
@@ -256,8 +257,9 @@ def train(config: RunConfig) -> None:
         pipe = averaged_pipeline(module, folder, codec, engine.device)
         if rank == 0:
             with replace_folder(run_dir / "model") as draft:
-                pipe.save_pretrained(draft)
+                pipe.to(torch.bfloat16).save_pretrained(draft)
                 save_config(config, draft / "config.yaml")
+        pipe.to(fast_dtype(engine.device))
         denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
         score = validation_loss(denoiser, validation_packs, rank, world, engine.device)
         progress.record(done, {"validation/loss": score})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from video_dit.ema import EMA, local_fp32_slices, read_ema
 from video_dit.engine import TrainConfig, averaged_weights, initialize
+from video_dit.layers import fast_dtype
 
 STAGES = (1, 2, 3)
 PROGRAM = '''
@@ -29,6 +30,7 @@ from torch import nn
 
 from video_dit.ema import EMA
 from video_dit.engine import TrainConfig, initialize
+from video_dit.layers import fast_dtype
 
 deepspeed.init_distributed(verbose=False)
 for stage in (1, 2, 3):
@@ -41,7 +43,7 @@ for stage in (1, 2, 3):
     ema = EMA(engine, decay=0.15)
     for step in range(3):
         inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(10 * step + dist.get_rank()))
-        loss = engine(inputs.bfloat16()).float().square().mean()
+        loss = engine(inputs.to(fast_dtype(engine.device))).float().square().mean()
         engine.backward(loss)
         engine.step()
         ema.update(engine, step)
@@ -141,7 +143,7 @@ def test_the_average_begins_as_a_copy_and_follows_the_weights(one_rank: None, st
     engine = initialize(tiny(), TrainConfig(zero_stage=stage, lr=0.1))
     ema = EMA(engine, decay=0.5)
     first = {name: part.clone() for name, (_, part) in local_fp32_slices(engine).items()}
-    engine.backward(engine(torch.ones(2, 5).bfloat16()).float().square().mean())
+    engine.backward(engine(torch.ones(2, 5, dtype=fast_dtype(engine.device))).float().square().mean())
     engine.step()
     for name, (_, part) in ema.slices.items():
         assert torch.equal(part, first[name])  # a copy, not a view

@@ -21,6 +21,7 @@ from video_dit.engine import (
     save_checkpoint,
     set_learning_rate,
 )
+from video_dit.layers import fast_dtype
 
 STAGES = (1, 2, 3)
 
@@ -43,8 +44,8 @@ def run(engine: DeepSpeedEngine, ema: EMA, config: TrainConfig, first: int, stop
     losses = []
     for step in range(first, stop):
         set_learning_rate(engine, learning_rate(config, step))
-        inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(step)).bfloat16()
-        loss = engine(inputs).float().square().mean()
+        inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
+        loss = engine(inputs.to(fast_dtype(engine.device))).float().square().mean()
         engine.backward(loss)
         engine.step()
         ema.update(engine, step)
@@ -116,7 +117,7 @@ def test_only_matrices_decay_and_frozen_weights_stay(one_rank: None) -> None:
     assert decays == [0.0, 0.3]
     # with a loss that does not depend on the weights AdamW moves only what decays
     before = weights(engine)
-    engine.backward((engine(torch.ones(2, 5).bfloat16()).float() * 0).sum())
+    engine.backward((engine(torch.ones(2, 5, dtype=fast_dtype(engine.device))).float() * 0).sum())
     engine.step()
     moved = {name for name, part in weights(engine).items() if not torch.equal(part, before[name])}
     assert moved == {"0.weight", "3.weight"}
@@ -228,7 +229,7 @@ def test_accumulated_packs_are_one_step_of_their_mean(one_rank: None) -> None:
     config = TrainConfig(accumulation=2, lr=0.03)
     split, _ = start(config)
     whole, _ = start(replace(config, accumulation=1))
-    inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).to(fast_dtype(whole.device))
     before = weights(split)
     for number, part in enumerate(inputs.chunk(2)):
         split.backward(split(part).float().square().mean())

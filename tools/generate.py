@@ -111,6 +111,7 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     """The pipeline in ``folder``. "auto" takes CUDA where it is, and 16 bits where they are fast."""
     import torch
 
+    from video_dit.layers import fast_dtype
     from video_dit.pipeline import VideoPipeline, check_model_folder
 
     check_model_folder(folder)
@@ -121,10 +122,7 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    if dtype == "auto":
-        fast = torch.cpu._is_avx512_bf16_supported() if place.type == "cpu" else place.type == "cuda"
-        dtype = "bf16" if fast else "fp32"
-    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    kind = fast_dtype(place) if dtype == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     return VideoPipeline.from_pretrained(folder, dtype=kind).to(place)
 
 

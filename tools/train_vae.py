@@ -39,6 +39,7 @@ from video_dit.engine import (
     save_checkpoint,
     set_learning_rate,
 )
+from video_dit.layers import fast_dtype
 from video_dit.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -232,11 +233,11 @@ def latent_statistics(vae: VideoVAE, batches: list[Tensor]) -> tuple[list[float]
 
 
 def averaged_vae(vae: VideoVAE, state: dict[str, Tensor], batches: list[Tensor], device: torch.device) -> VideoVAE:
-    """A copy of ``vae`` with the averaged weights, in bf16, and the statistics of its latents."""
+    """A copy of ``vae`` with the averaged weights, as bf16 holds them, and the statistics of its latents."""
     weights = {name.removeprefix("vae."): tensor for name, tensor in state.items()}
     copy = VideoVAE.from_config(vae.config)
     copy.load_state_dict(weights)
-    copy = copy.to(device=device, dtype=torch.bfloat16).eval()
+    copy = copy.bfloat16().to(device=device, dtype=fast_dtype(device)).eval()
     mean, std = latent_statistics(copy, batches)
     copy.register_to_config(latents_mean=mean, latents_std=std)
     return copy
@@ -284,7 +285,8 @@ def train(config: VAEConfig) -> None:
         if rank == 0:
             averaged = averaged_vae(vae, averaged_weights(module, folder), statistics, engine.device)
             with replace_folder(run_dir / "vae") as draft:
-                averaged.save_pretrained(draft)
+                averaged.bfloat16().save_pretrained(draft)
+            averaged.to(fast_dtype(engine.device))
             score = validate(averaged, validation, run_dir / "validation.png")
             progress.record(done, {"validation/psnr": score})
             progress.say(f"step {done}: validation PSNR {score:.2f} dB")
@@ -301,7 +303,7 @@ def train(config: VAEConfig) -> None:
         generator = keyed_generator(config.seed, step * world + rank, "noise")
         transformed = torch.rand((), generator=generator) < config.data.equivariance
         transform = Equivariance.draw(generator) if transformed else None
-        loss, terms = engine(to_batch(batch).to(engine.device, torch.bfloat16), transform, generator)
+        loss, terms = engine(to_batch(batch).to(engine.device, vae.dtype), transform, generator)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step} on rank {rank}")
         engine.backward(loss)

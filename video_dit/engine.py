@@ -14,6 +14,7 @@ from deepspeed.runtime.zero.utils import ZeRORuntimeException
 from torch import Tensor, nn
 
 from video_dit.ema import EMA, read_ema
+from video_dit.layers import fast_dtype
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
-    """A DeepSpeed engine over the module's trainable parameters: bf16 with fp32 master weights, AdamW."""
+    """A DeepSpeed engine over the module's trainable parameters: AdamW, bf16 with fp32 master weights; on a CPU without
+    bf16 instructions fp32 throughout."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -70,7 +73,7 @@ def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": config.max_grad_norm,
-        "bf16": {"enabled": True},
+        "bf16": {"enabled": fast_dtype(device) == torch.bfloat16},
         "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": config.zero_stage,
