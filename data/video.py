@@ -246,11 +246,14 @@ def write_video(
     *,
     crf: float = 12,
     preset: str = "medium",
+    reproducible: bool = False,
 ) -> None:
     """Write uint8 `(t, h, w, 3)` frames, or an iterable of such chunks, to an .mp4 (H.264, yuv420p, bt709).
 
     Chunks are encoded as they come, so memory does not grow with the duration. `crf` is x264's quality, 0
-    best and 51 worst. The file appears only when it is complete.
+    best and 51 worst. The file appears only when it is complete. x264 cuts pictures by the number of cores and
+    rounds as the processor does; with `reproducible` it does neither, and the same frames give the same bytes
+    on every machine.
 
     Raises:
         ValueError: the suffix, folder, rate or frames do not fit; the size is odd; there are no frames.
@@ -266,7 +269,10 @@ def write_video(
         replacing(path) as temporary,
         av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as container,
     ):
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
+        options = {"crf": str(crf), "preset": preset}
+        if reproducible:
+            options["x264-params"] = "threads=1:cpu-independent=1"
+        stream = container.add_stream("libx264", rate=rate, options=options)
         for chunk in chunks:
             array = checked_frames(chunk)
             if size is None:

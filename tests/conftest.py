@@ -1,8 +1,11 @@
 """Fixtures that several test files share."""
 
+import importlib.util
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +25,22 @@ def clips() -> Path:
     if not (CLIPS / "index.csv").is_file():
         pytest.skip(f"{CLIPS} is missing")
     return CLIPS
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Callable[[str], ModuleType]:
+    """A program of tools/ as a module, by its name without the suffix."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look for their module
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture

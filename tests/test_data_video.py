@@ -213,6 +213,17 @@ def test_round_trip(tmp_path: Path) -> None:
     assert data.index(b"moov") < data.index(b"mdat")  # faststart
 
 
+def test_a_reproducible_file_depends_on_no_processor(tmp_path: Path) -> None:
+    """x264 writes its settings into the file: one thread, so that the number of cores says nothing."""
+    frames = moving_frames(9)
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, frames, 8, reproducible=True)
+    first = (tmp_path / "a.mp4").read_bytes()
+    assert first == (tmp_path / "b.mp4").read_bytes()
+    assert b" threads=1 " in first
+    assert psnr(read_video(tmp_path / "a.mp4").frames, frames) > 38
+
+
 def test_a_stream_of_chunks_equals_the_whole(tmp_path: Path) -> None:
     frames = moving_frames(13)
     write_video(tmp_path / "whole.mp4", frames, 8)

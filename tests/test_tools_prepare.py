@@ -1,0 +1,252 @@
+"""tools/prepare.py: what its folders hold, that they depend on the command alone, and what is refused."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.dataset import ManifestClips, WorldClips
+from data.manifest import read_manifest
+from data.transforms import to_float
+from data.world import sample_scene
+from data.world.caption import CAPTION_STYLES
+from vae3d import LatentCodec, VideoVAE
+
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / "tools" / "prepare.py"
+SMALL = ("--num-frames", "5", "--size", "32x32")
+
+
+@pytest.fixture(scope="module")
+def prepare(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("prepare")
+
+
+@pytest.fixture(scope="module")
+def made(prepare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of clips of seeds 0 to 2, made in this process; it is not to be changed."""
+    folder = tmp_path_factory.mktemp("world") / "made"
+    run(prepare, "--count", "3", "--out", folder)
+    return folder
+
+
+def run(prepare: ModuleType, *arguments: str | Path) -> None:
+    """The command in this process."""
+    words = ["world", *SMALL, "--workers", "0", *map(str, arguments)]
+    prepare.prepare_world(prepare.parse_arguments(words))
+
+
+def start(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a user starts it."""
+    words = [sys.executable, str(TOOL), "world", *SMALL, *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def fail(*_: object) -> None:
+    raise AssertionError("made again what was there")
+
+
+def test_bytes_are_those_of_any_number_of_workers(made: Path, tmp_path: Path) -> None:
+    for workers in ("1", "2"):
+        result = start("--count", "3", "--out", tmp_path / workers, "--workers", workers)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith("3 clips in ")
+        assert result.stdout.rstrip().endswith(str(tmp_path / workers))
+        assert contents(tmp_path / workers) == contents(made)
+
+
+def test_a_killed_run_goes_on(prepare: ModuleType, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("settings.json", "00000000.json", "00000000.mp4", "00000001.json"):
+        (folder / name).write_bytes((made / name).read_bytes())
+    for name in (".00000001.mp4.123.tmp", ".settings.json.123.tmp", ".index.csv.123.tmp"):
+        (folder / name).write_bytes(b"half")
+    kept = (folder / "00000000.mp4").stat().st_mtime_ns
+    run(prepare, "--count", "3", "--out", folder)
+    assert contents(folder) == contents(made)
+    assert (folder / "00000000.mp4").stat().st_mtime_ns == kept
+    monkeypatch.setattr("data.world.scene.render_scene", fail)
+    run(prepare, "--count", "3", "--out", folder)
+    assert contents(folder) == contents(made)
+
+
+def test_a_run_stopped_on_the_way_leaves_whole_files(
+    prepare: ModuleType, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import data.video
+
+    pictures = iter(range(7))  # the second clip's encoding is stopped
+
+    def exhausted(*arguments: object, **options: object) -> object:
+        if next(pictures, None) is None:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    original = data.video.VideoFrame.from_ndarray
+    folder = tmp_path / "out"
+    words = ["prepare.py", "world", *SMALL, "--workers", "0", "--count", "3", "--out", str(folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr(data.video, "VideoFrame", type("Frames", (), {"from_ndarray": staticmethod(exhausted)}))
+        patch.setattr(sys, "argv", words)
+        assert prepare.main() == 130
+    names = {"settings.json", "00000000.json", "00000000.mp4", "00000001.json"}
+    assert contents(folder) == {name: (made / name).read_bytes() for name in names}
+    run(prepare, "--count", "3", "--out", folder)
+    assert contents(folder) == contents(made)
+
+
+def test_more_clips_join_those_that_are_there(prepare: ModuleType, made: Path, tmp_path: Path) -> None:
+    """The manifest lists the whole folder, whichever runs made it."""
+    run(prepare, "--first-seed", "2", "--count", "1", "--out", tmp_path / "out")
+    assert [record.path.name for record in read_manifest(tmp_path / "out/index.csv")] == ["00000002.mp4"]
+    run(prepare, "--count", "2", "--out", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(made)
+
+
+def test_other_settings_are_refused(made: Path, prepare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(made)
+    result = start("--count", "3", "--out", made, "--frame-rate", "12")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"prepare.py: --out {made} was made with frame_rate 8.0, not 12.0: give a new folder"
+    ]
+    for others, word in (
+        (["--split", "test"], "split train, not test"),
+        (["--num-frames", "9"], "num_frames 5, not 9"),
+        (["--size", "32x32", "48x32"], "sizes"),
+        (["--latents"], "stored"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            run(prepare, "--count", "3", "--out", made, *others)
+    monkeypatch.setattr("data.dataset.WORLD_VERSION", 1)
+    with pytest.raises(ValueError, match="world_version 2, not 1"):
+        run(prepare, "--count", "3", "--out", made)
+    assert contents(made) == before
+
+
+def test_folders_of_other_things_are_refused(prepare: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    for out, word in ((tmp_path, "no settings.json"), (tmp_path / "notes.txt", "is a file")):
+        with pytest.raises(ValueError, match=word):
+            run(prepare, "--count", "1", "--out", out)
+    (tmp_path / "settings.json").write_text("[1, 2")
+    with pytest.raises(ValueError, match="is damaged"):
+        run(prepare, "--count", "1", "--out", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--size", "33x32"], "use 32x32"),
+        (["--size", "128"], "WIDTHxHEIGHT"),
+        (["--size", "4x4"], "8 or more"),
+        (["--frame-rate", "0"], "0.5 to 240"),
+        (["--count", "0"], "at least 1"),
+        (["--first-seed", "-1"], "first-seed"),
+    ],
+)
+def test_bad_options_are_refused(
+    prepare: ModuleType, arguments: list[str], word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        prepare.parse_arguments(["world", "--count", "1", "--out", str(tmp_path / "out"), *arguments])
+    assert stopped.value.code == 2
+    assert word in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_manifest_can_be_trained_on(made: Path) -> None:
+    records = read_manifest(made / "index.csv", split="train")
+    world = WorldClips("train", 3, 5, [(32, 32)], [8.0])
+    clips = ManifestClips(made / "index.csv", "train", 5, [(32, 32)], 8.0, 4)
+    assert len(records) == len(clips) == 3
+    for index, record in enumerate(records):
+        known = record.path.name, record.width, record.height, record.fps, record.num_frames, record.split
+        assert known == (f"{index:08d}.mp4", 32, 32, 8.0, 5, "train")
+        stored, rendered = clips.load(index), world.load(index)
+        assert stored.text == record.text == rendered.text
+        assert stored.frame_rate == rendered.frame_rate
+        error = (stored.frames.double() - rendered.frames.double()).square().mean()
+        assert 10 * torch.log10(255**2 / error) > 30
+
+
+def test_truth_files_tell_the_truth(prepare: ModuleType, tmp_path: Path) -> None:
+    """At an aspect other than 1, and with several sizes."""
+    run(prepare, "--first-seed", "4", "--count", "2", "--split", "test", "--size", "48x32", "32x48", "--out", tmp_path)
+    world = WorldClips("test", 6, 5, [(32, 48), (48, 32)], [8.0])
+    for seed in (4, 5):
+        facts, scene, shape = (
+            json.loads((tmp_path / f"{seed:08d}.json").read_text()),
+            sample_scene("test", seed),
+            world.shape(seed),
+        )
+        truth = scene.truth(5, 8.0).at_aspect(shape.width / shape.height)
+        assert (facts["width"], facts["height"]) == (shape.width, shape.height)
+        assert (facts["split"], facts["seed"], facts["frame_rate"], facts["num_frames"]) == ("test", seed, 8.0, 5)
+        assert facts["captions"] == {style: scene.caption(style) for style in CAPTION_STYLES}
+        assert facts["style"] == world.style(seed)
+        assert (facts["camera"], facts["ground"]) == (scene.camera.motion, scene.ground)
+        assert facts["time_of_day"] == scene.time_of_day
+        told = {(relation["first"], relation["word"], relation["second"]) for relation in facts["relations"]}
+        assert told == {(relation.first, relation.word, relation.second) for relation in scene.relations}
+        assert len(facts["objects"]) == len(scene.objects)
+        for fact, obj, depths in zip(facts["objects"], truth.objects, truth.depths, strict=True):
+            for name in ("shape", "colour", "size", "material", "motion", "direction"):
+                assert fact[name] == getattr(obj, name)
+            torch.testing.assert_close(torch.tensor(fact["centres"]), obj.centres, rtol=0, atol=2e-5)
+            torch.testing.assert_close(torch.tensor(fact["depths"]), depths, rtol=0, atol=2e-5)
+            assert fact["visible"] == obj.visible.tolist()
+
+
+def test_latents_are_those_of_the_renders(prepare: ModuleType, tiny_vae: VideoVAE, tmp_path: Path) -> None:
+    tiny_vae.save_pretrained(tmp_path / "model/vae")
+    arguments = ["--count", "6", "--size", "32x32", "40x32", "--latents", "--model", tmp_path / "model", "--out"]
+    run(prepare, *arguments, tmp_path / "out")
+    codec, world = LatentCodec(tiny_vae), WorldClips("train", 6, 5, [(32, 32), (32, 40)], [8.0])
+    assert len({world.shape(seed) for seed in range(6)}) == 2
+    for seed, record in enumerate(read_manifest(tmp_path / "out/index.csv")):
+        latents = load_file(record.path)["latents"]
+        expected = codec.encode(to_float(world.load(seed).frames)[None])[0]
+        assert latents.dtype == torch.float32
+        assert record.width == world.shape(seed).width
+        torch.testing.assert_close(latents, expected, rtol=0, atol=1e-4)
+    whole = contents(tmp_path / "out")
+    assert len(whole) == 2 * 6 + 2
+    for name in ("00000003.safetensors", "00000004.json", "index.csv"):
+        (tmp_path / "out" / name).unlink()
+    run(prepare, *arguments, tmp_path / "out")
+    assert contents(tmp_path / "out") == whole
+
+
+def test_latents_need_sizes_and_another_codec_another_folder(
+    prepare: ModuleType, tiny_vae: VideoVAE, tmp_path: Path
+) -> None:
+    tiny_vae.save_pretrained(tmp_path / "model/vae")
+    arguments = ["--count", "1", "--latents", "--model", tmp_path / "model", "--out", tmp_path / "out"]
+    for others, word in ((["--size", "36x32"], "width=36 must be a multiple of 8"), (["--num-frames", "6"], "5 or 9")):
+        with pytest.raises(ValueError, match=word):
+            run(prepare, *arguments, *others)
+    assert not (tmp_path / "out").exists()
+    run(prepare, *arguments)
+    with torch.no_grad():
+        next(tiny_vae.parameters()).mul_(2)
+    tiny_vae.save_pretrained(tmp_path / "model/vae")
+    with pytest.raises(ValueError, match="latents of codec"):
+        run(prepare, *arguments)
+
+
+def test_no_gpu_is_one_line(prepare: ModuleType, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="use --device cpu"):
+        run(prepare, "--count", "1", "--out", tmp_path, "--device", "cuda")

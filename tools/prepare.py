@@ -1,0 +1,278 @@
+"""Make a folder of clips to train on, with a manifest.
+
+python tools/prepare.py world --count 1000 --out clips
+python tools/prepare.py world --count 1000 --out latents --size 128x128 160x96 --latents
+
+Each clip of the procedural world is a file of its own, NNNNNNNN.mp4 (with --latents NNNNNNNN.safetensors, the latents
+of the whole clip), and NNNNNNNN.json beside it holds its captions and the truth about it. At the end index.csv lists
+the clips that are in the folder. The same command goes on where it was stopped.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from torch import Tensor
+
+    from data.dataset import WorldClips
+    from vae3d import LatentCodec
+
+MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
+COLUMNS = ("path", "text", "width", "height", "fps", "num_frames", "split")
+CRF = 8  # next to no loss but that of the halved resolution of colours
+CLIPS_AT_ONCE = 4  # through the codec
+
+
+@dataclass(frozen=True)
+class WorldFiles:
+    """The data set whose item writes the files of a group of clips, as far as they are missing: for workers to load."""
+
+    clips: "WorldClips"
+    groups: list[list[int]]
+    folder: Path
+    suffix: str
+    device: str
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: int) -> "tuple[list[int], list[Tensor]]":
+        """The seeds of the group and, where their latents are still to be made, frames, uint8 ``(t, h, w, 3)``."""
+        from data.video import write_video
+        from data.world import sample_scene
+
+        rendered = []
+        for seed in self.groups[number]:
+            shape, scene = self.clips.shape(seed), sample_scene(self.clips.split, seed)
+            path = clip_file(self.folder, seed, self.suffix)
+            if not path.with_suffix(".json").exists():
+                facts = scene.facts(shape.num_frames, shape.height, shape.width, shape.frame_rate)
+                write_text(path.with_suffix(".json"), json.dumps(facts | {"style": self.clips.style(seed)}))
+            if self.suffix == ".mp4" and path.exists():
+                continue
+            frames = scene.render(shape.num_frames, shape.height, shape.width, shape.frame_rate, self.device)
+            if self.suffix == ".mp4":
+                write_video(path, frames, shape.frame_rate, crf=CRF, reproducible=True)
+            else:
+                rendered.append(frames)
+        return self.groups[number], rendered
+
+
+def prepare_world(args: argparse.Namespace) -> None:
+    """Make what is missing of the clips that are asked for, then the manifest, and say what was made."""
+    began = time.perf_counter()
+    import torch
+    from tqdm import tqdm
+
+    from data.dataset import WORLD_VERSION, WorldClips
+    from data.packing import load_ahead
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch finds no such GPU here: use --device cpu")
+    seeds = range(args.first_seed, args.first_seed + args.count)
+    clips = WorldClips(args.split, seeds.stop, args.num_frames, args.size, [args.frame_rate])
+    codec = load_codec(args, clips) if args.latents else None
+    settings = {
+        "world_version": WORLD_VERSION,
+        "split": args.split,
+        "sizes": [f"{width}x{height}" for height, width in args.size],
+        "num_frames": args.num_frames,
+        "frame_rate": args.frame_rate,
+        "stored": f"latents of codec {codec.fingerprint()}" if codec else f"H.264 with crf {CRF}",
+    }
+    open_folder(args.out, settings)
+    remove_drafts(args.out, seeds)
+    suffix = ".safetensors" if codec else ".mp4"
+    missing = {s for s in seeds if not all(clip_file(args.out, s, end).exists() for end in (suffix, ".json"))}
+    # Groups depend on the command alone: latents may differ in their last bits with what is encoded beside them.
+    groups = [group for group in grouped(clips, seeds, CLIPS_AT_ONCE if codec else 1) if missing & set(group)]
+    files = cast("torch.utils.data.Dataset", WorldFiles(clips, groups, args.out, suffix, args.device))
+    workers = min(args.workers, len(groups)) if args.device == "cpu" else 0
+    with tqdm(initial=len(seeds) - len(missing), total=len(seeds), desc="world", unit="clip", disable=None) as bar:
+        for group, frames in load_ahead(files, range(len(groups)), workers):
+            if codec:
+                write_latents(codec, frames, [clip_file(args.out, seed, suffix) for seed in group])
+            bar.update(len(missing & set(group)))
+    write_index(args.out, suffix)
+    seconds = time.perf_counter() - began
+    kept = f" ({len(seeds) - len(missing)} were there)" if len(missing) < len(seeds) else ""
+    pace = 60 * len(missing) / seconds
+    print(f"{len(seeds)} clips{kept} in {seconds:.1f} s, {pace:.0f} clips a minute: {args.out}")
+
+
+def load_codec(args: argparse.Namespace, clips: "WorldClips") -> "LatentCodec":
+    """The codec; ValueError where it cannot encode clips of these frames and sizes."""
+    import torch
+
+    from vae3d import LatentCodec
+
+    codec = LatentCodec.from_pretrained(args.model, dtype=torch.float32)
+    codec.num_latent_frames(clips.num_frames)
+    for height, width in clips.sizes:
+        codec.vae.check_size(torch.empty(1, 3, clips.num_frames, height, width, device="meta"))
+    torch.backends.cudnn.allow_tf32 = False
+    codec.vae.to(args.device)
+    return codec
+
+
+def open_folder(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the folder and its settings.json; ValueError where it holds anything but clips of these settings."""
+    file = folder / "settings.json"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file: give a folder")
+    if not file.exists():
+        if folder.exists() and not all(path.name.startswith(f".{file.name}.") for path in folder.iterdir()):
+            raise ValueError(f"--out {folder} holds files but no settings.json: give a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(settings, indent=1) + "\n")
+    try:
+        found = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(f"{file} is damaged: give --out a new folder") from None
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise ValueError(f"--out {folder} was made with {name} {found.get(name)}, not {value}: give a new folder")
+
+
+def grouped(clips: "WorldClips", seeds: range, most: int) -> list[list[int]]:
+    """The seeds in groups of at most `most` clips of one size."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for seed in seeds:
+        shape = clips.shape(seed)
+        by_size.setdefault((shape.height, shape.width), []).append(seed)
+    return [same[i : i + most] for same in by_size.values() for i in range(0, len(same), most)]
+
+
+def clip_file(folder: Path, seed: int, suffix: str) -> Path:
+    """Where a clip's file of this kind is, or will be."""
+    return folder / f"{seed:08d}{suffix}"
+
+
+def remove_drafts(folder: Path, seeds: range) -> None:
+    """Remove what a killed run left half written; other runs may be writing clips of other seeds."""
+    for path in folder.glob(".*.tmp"):
+        stem = path.name.split(".")[1]
+        if stem in ("settings", "index") or (stem.isdecimal() and int(stem) in seeds):
+            path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    from data.sheet import replacing
+
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_latents(codec: "LatentCodec", frames: "list[Tensor]", paths: list[Path]) -> None:
+    """Encode clips, uint8 ``(t, h, w, 3)``, as one batch, and write those latents ``(c, t, h, w)`` that are missing."""
+    import torch
+    from safetensors.torch import save_file
+
+    from data.sheet import replacing
+    from data.transforms import to_float
+
+    encoded = codec.encode(torch.stack([to_float(clip) for clip in frames]))
+    for path, latents in zip(paths, encoded.cpu(), strict=True):
+        if not path.exists():
+            with replacing(path) as draft:
+                save_file({"latents": latents.contiguous()}, draft)
+
+
+def write_index(folder: Path, suffix: str) -> None:
+    """List all whole clips of the folder in a manifest, as `data.manifest.read_manifest` reads it."""
+    from data.sheet import replacing
+
+    with replacing(folder / "index.csv") as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for clip in sorted(folder.glob(f"[0-9]*{suffix}")):
+            if clip.with_suffix(".json").exists():
+                facts = json.loads(clip.with_suffix(".json").read_text(encoding="utf-8"))
+                text, rate = facts["captions"][facts["style"]], f"{facts['frame_rate']:g}"
+                size = facts["width"], facts["height"]
+                writer.writerow([clip.name, text, *size, rate, facts["num_frames"], facts["split"]])
+
+
+def _size(text: str) -> tuple[int, int]:
+    """WxH as (height, width)."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 8):
+        raise argparse.ArgumentTypeError(f"{text!r} must be WIDTHxHEIGHT in pixels, 8 or more each, such as 128x128")
+    return int(height), int(width)
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least {minimum}")
+        return int(text)
+
+    return parse
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0.5 <= rate <= 240:
+        raise argparse.ArgumentTypeError(f"{text!r} must be from 0.5 to 240 frames a second")
+    return rate
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read and check the command line; exits with code 2 when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="prepare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    world = commands.add_parser("world", help="clips of the procedural world, with captions and the truth about them")
+    world.add_argument("--count", type=_at_least(1), required=True, help="clips to make")
+    world.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one, or one of these settings")
+    world.add_argument("--split", choices=("train", "val", "test", "all"), default="train", help="default: %(default)s")
+    world.add_argument("--first-seed", type=_at_least(0), default=0, help="the others follow (default: %(default)s)")
+    sizes = "pixels; of several, one is drawn for each clip (default: 128x128)"
+    world.add_argument("--size", type=_size, nargs="+", default=[(128, 128)], metavar="WxH", help=sizes)
+    world.add_argument("--num-frames", type=_at_least(1), default=33, help="of each clip (default: %(default)s)")
+    world.add_argument("--frame-rate", type=_rate, default=8.0, help="frames a second (default: %(default)g)")
+    world.add_argument("--latents", action="store_true", help="store the codec's latents instead of mp4")
+    world.add_argument("--model", type=Path, default=MODEL, help="whose codec makes the latents (default: sora-tiny)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = "processes that render; 0 renders in this one (default: as many as cores, %(default)s)"
+    world.add_argument("--workers", type=_at_least(0), default=cores, help=workers)
+    world.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda renders in this process")
+    args = parser.parse_args(arguments)
+    for height, width in args.size:
+        if not args.latents and (height % 2 or width % 2):
+            even = f"{width - width % 2}x{height - height % 2}"
+            world.error(f"--size {width}x{height} is odd, and H.264 needs even sizes: use {even}")
+    return args
+
+
+def main() -> int:
+    """Exit code 0 when all is written, 2 for what the user got wrong, 1 for what failed, 130 for Ctrl-C."""
+    args = parse_arguments()
+    try:
+        prepare_world(args)
+        return 0
+    except (ValueError, OSError, RuntimeError) as error:  # a worker's error comes with its traceback before it
+        print(f"prepare.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("prepare.py: stopped", file=sys.stderr)
+    # Now the workers are gone; one that was ended in the midst of a file left its draft.
+    remove_drafts(args.out, range(args.first_seed, args.first_seed + args.count))
+    return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
