@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +51,31 @@ def write_contact_sheet(
         picture = Image.fromarray(np.ascontiguousarray(array[number]))
         picture = picture.resize((w * scale, h * scale), Image.Resampling.BICUBIC)
         sheet.paste(picture, (x + border, y + border))
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def write_rows(path: str | Path, rows: Sequence[tuple[str, Tensor | np.ndarray]], columns: int = 6) -> None:
+    """Write a .png with a row for each clip: its label, in two lines at most, above `columns` evenly spaced frames
+    of uint8 `(t, h, w, 3)`. All clips have one size; small frames are enlarged to a short side of 96 or more."""
+    path = checked_target(path, ".png")
+    clips = [(label, checked_frames(frames)) for label, frames in rows]
+    if not clips:
+        raise ValueError(f"no clips to write to {path}: give at least one")
+    _, h, w, _ = clips[0][1].shape
+    scale, gap, line = max(1, math.ceil(96 / min(h, w))), 4, 15
+    cell_w, row_h = w * scale + gap, h * scale + 2 * line + 2 * gap
+    sheet = Image.new("RGB", (columns * cell_w + gap, len(clips) * row_h + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for row, (label, array) in enumerate(clips):
+        y = gap + row * row_h
+        letters = max(10, sheet.width // 6)  # in a line
+        for number, part in enumerate(textwrap.wrap(label, letters, max_lines=2, placeholder=" …")):
+            draw.text((gap, y + number * line), part, fill="black", font=font)
+        for column, number in enumerate(np.linspace(0, len(array) - 1, columns).round().astype(int)):
+            picture = Image.fromarray(np.ascontiguousarray(array[number]))
+            picture = picture.resize((w * scale, h * scale), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (gap + column * cell_w, y + 2 * line))
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data.sheet import write_contact_sheet
+from data.sheet import write_contact_sheet, write_rows
 
 
 def test_contact_sheet(tmp_path: Path) -> None:
@@ -25,3 +26,16 @@ def test_contact_sheet(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end in .png"):
         write_contact_sheet(tmp_path / "d.jpg", frames, 8)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "c.png"]
+
+
+def test_rows_have_a_label_and_evenly_spaced_frames(tmp_path: Path) -> None:
+    clips = [(f"clip {i}, " + "of many words " * 20, np.full((9, 8, 12, 3), 60 * i, np.uint8)) for i in range(3)]
+    write_rows(tmp_path / "rows.png", clips, columns=4)
+    picture = np.asarray(Image.open(tmp_path / "rows.png"))
+    height, width, _ = picture.shape
+    assert width == 4 * (12 * 12 + 4) + 4 and (height - 4) % 3 == 0
+    for i in range(3):
+        row = picture[i * (height // 3) :][: height // 3]
+        assert (row == 60 * i).all(-1).mean() > 0.6 and (row[:30] < 128).any()
+    with pytest.raises(ValueError, match="no clips"):
+        write_rows(tmp_path / "rows.png", [])

@@ -18,6 +18,8 @@ SMALL = {
     "train.max_steps=1 model.hidden_size=32 model.num_layers=1 model.num_heads=2",
     "tools/train_vae.py": "data.world_clips=4 data.world_sizes=[[32,32]] data.batches=[[1,5,32,32]] data.workers=0 "
     "train.max_steps=1",
+    "tools/prepare.py": "--count 2 --num-frames 5 --size 32x32",
+    "tools/evaluate.py": "--prompts 4 --steps 1",
 }
 
 
@@ -42,16 +44,17 @@ def run(command: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for name in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS"):  # `make test ARGS=…` would hand its own on
         environment.pop(name, None)
+    small = next((small.split() for program, small in SMALL.items() if program in words), [])
     if words[0] == "deepspeed":
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             words[1:1] = ["--num_accelerators", "1", "--master_port", str(free.getsockname()[1])]
         words += [f"run_dir={mkdtemp(dir=tmp_path)}", f"data.cache={tmp_path}/cache"]
-        small = next(small.split() for program, small in SMALL.items() if program in words)
         if "train.init_from=" in command:  # whose sizes stay
             small = [setting for setting in small if not setting.startswith("model.")]
-        words += small
-    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    if "--out" in words:
+        small = [*small, "--out", f"{tmp_path}/world"]
+    result = subprocess.run([*words, *small], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, f"{command}\n{result.stderr}"
     for path in re.findall(r"outputs/\S+\.mp4", result.stdout):
         assert (ROOT / path).is_file()

@@ -1,22 +1,34 @@
-"""Measure a model: how well its autoencoder reconstructs, and whether its samples have the colour they should.
+"""Measure a model: how well its autoencoder reconstructs, and how much of their prompts its samples show.
 
 python tools/evaluate.py vae --manifest clips.csv
-python tools/evaluate.py world --prompts 64
+python tools/evaluate.py world --prompts 256
 """
 
 import argparse
-import colorsys
 import json
 import math
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from data.options import at_least, positive, size
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from torch import Tensor
 
-MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
-HUES = {"red": 0.0, "yellow": 50.0, "green": 120.0, "cyan": 180.0, "blue": 225.0, "purple": 280.0}
+    from data.world.judge import Judge
+    from data.world.prompt import Prompt
+    from data.world.reading import Reading
+    from data.world.scene import Scene
+    from vae3d import LatentCodec
+    from video_dit import VideoPipeline
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "checkpoints" / "sora-tiny"
+STYLES = ("exhaustive", "detailed", "short", "terse")
+UNSEEN = 20_000_000  # seeds from here on: scenes that the judge never saw
 
 
 def evaluate_vae(args: argparse.Namespace) -> dict:
@@ -61,71 +73,257 @@ def evaluate_vae(args: argparse.Namespace) -> dict:
     return {"psnr": scores, "mean": means}
 
 
-def colour_of(frames: "Tensor") -> str:
-    """The word for the hue that most strongly coloured pixels of uint8 frames ``(t, h, w, 3)`` have; "" for none.
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts of one kind, and the scenes they describe where those are known."""
 
-    Ground and sky are pale, so what is left are objects; white ones cannot be told this way.
-    """
-    votes = dict.fromkeys(HUES, 0)
-    for red, green, blue in frames[::4].reshape(-1, 3).tolist():
-        hue, saturation, value = colorsys.rgb_to_hsv(red / 255, green / 255, blue / 255)
-        if saturation > 0.5 and value > 0.25:
-            votes[min(HUES, key=lambda word: abs((hue * 360 - HUES[word] + 180) % 360 - 180))] += 1
-    best = max(votes, key=lambda word: votes[word])
-    return best if votes[best] else ""
+    label: str
+    texts: list[str]
+    scenes: list["Scene"]
 
 
-def evaluate_world(args: argparse.Namespace) -> dict:
-    """Share of samples whose one object has the prompt's colour, for seen and for held-out triples.
+def prompt_sets(args: argparse.Namespace) -> list[PromptSet]:
+    """The prompts of a file, one a line; or captions of unseen scenes, half of them with held-out triples."""
+    from data.world import sample_scene
 
-    Beside it: the same measure on true renders through the codec (the most it can be), and on samples matched with
-    the next prompt (what chance gives).
-    """
+    if args.prompt_file:
+        try:
+            lines = args.prompt_file.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--prompt-file {args.prompt_file} cannot be read: {error}") from None
+        texts = [line.strip() for line in lines if line.strip()]
+        if len(texts) < 2:
+            raise ValueError(f"--prompt-file {args.prompt_file} has {len(texts)} prompts: write at least 2, one a line")
+        return [PromptSet(args.prompt_file.name, texts, [])]
+    if args.prompts < 4:
+        raise ValueError(f"--prompts {args.prompts}: half of them are held out and each half takes 2: use 4 or more")
+    sets = []
+    for label, split, count in (
+        ("seen triples", "val", (args.prompts + 1) // 2),
+        ("held-out triples", "test", args.prompts // 2),
+    ):
+        scenes = [sample_scene(split, seed) for seed in range(count)]
+        sets.append(PromptSet(label, [scene.caption(args.style) for scene in scenes], scenes))
+    return sets
+
+
+def read_prompts(texts: list[str]) -> "list[Prompt]":
+    """What each prompt states; ValueError for one of which the judge could not tell all objects apart."""
+    from data.world.prompt import read_prompt
+    from data.world.reading import MOST_FOUND
+
+    prompts = [read_prompt(text) for text in texts]
+    for text, prompt in zip(texts, prompts, strict=True):
+        if len(prompt.objects) > MOST_FOUND:
+            raise ValueError(f"prompt={text!r} names {len(prompt.objects)} objects: name at most {MOST_FOUND}")
+    return prompts
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """What all clips of an evaluation have in common."""
+
+    num_frames: int
+    height: int
+    width: int
+
+    def render(self, scenes: list["Scene"]) -> "Tensor":
+        """True clips: uint8 (n, t, h, w, 3)."""
+        import torch
+
+        from data.world.judge import FRAME_RATE
+
+        clips = [scene.render(self.num_frames, self.height, self.width, FRAME_RATE) for scene in progress(scenes)]
+        return torch.stack(clips)
+
+
+def make_samples(pipe: "VideoPipeline", part: PromptSet, shape: ClipShape, args: argparse.Namespace) -> "Tensor":
+    """A clip for each prompt, from a seed of its own: uint8 (n, t, h, w, 3)."""
+    import torch
+
+    from data.world.judge import FRAME_RATE
+
+    made = []
+    for first in range(0, len(part.texts), args.batch):
+        texts = part.texts[first : first + args.batch]
+        pipe.set_progress_bar_config(desc=f"{part.label} {first + len(texts)}/{len(part.texts)}", leave=False)
+        generators = [torch.Generator().manual_seed(args.seed + first + i) for i in range(len(texts))]
+        frames = pipe(
+            texts,
+            num_frames=shape.num_frames,
+            height=shape.height,
+            width=shape.width,
+            frame_rate=FRAME_RATE,
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance_scale,
+            generator=generators,
+        ).frames
+        made.append(torch.as_tensor(frames).mul(255).round().to(torch.uint8))
+    return torch.cat(made)
+
+
+def through_codec(codec: "LatentCodec", clips: "Tensor") -> "Tensor":
+    """Clips (n, t, h, w, 3) as they come out of the autoencoder, uint8."""
     import torch
 
     from data.transforms import to_float, to_uint8
+
+    decoded = []
+    for clip in progress(clips):
+        pixels = to_float(clip)[None].to(codec.vae.device)
+        decoded.append(to_uint8(codec.decode(codec.encode(pixels))[0].cpu()))
+    return torch.stack(decoded)
+
+
+def read_all(judge: "Judge", clips: "Tensor") -> "list[Reading]":
+    """What the judge reads off clips (n, t, h, w, 3)."""
+    from data.world.reading import read_clips
+
+    return [reading for part in clips.split(16) for reading in read_clips(judge, part)]
+
+
+def judge_accuracy(readings: "list[Reading]", scenes: list["Scene"], shape: ClipShape) -> "tuple[dict, float]":
+    """How often the judge is right about clips of known scenes, and its mean error about centres, in widths."""
+    from data.world.judge import FRAME_RATE
+    from data.world.score import agreement, centre_errors, full_prompt, shares, true_owners
+
+    agreements, errors = [], []
+    for reading, scene in zip(readings, scenes, strict=True):
+        truth = scene.truth(shape.num_frames, FRAME_RATE).at_aspect(shape.width / shape.height)
+        owners = true_owners(reading, truth)
+        agreements.append(agreement(reading, full_prompt(scene), owners))
+        errors += centre_errors(reading, truth, owners)
+    return shares(agreements), mean(errors) if errors else math.nan
+
+
+def measures_of(readings: "list[Reading]", clips: "Tensor", true: "list[Reading] | None") -> dict[str, float]:
+    """What is measured of clips beside their words; with readings of as many true clips, how far they are off."""
+    import torch
+
+    from data.world.score import flicker, frechet_distance, kept_identity
+
+    found = {"flicker": mean(flicker(clip) for clip in clips), "identity kept": kept_identity(readings).value}
+    if true is not None and len(true) > 1:
+        features = [torch.stack([reading.features for reading in part]) for part in (readings, true)]
+        found["Fréchet distance"] = frechet_distance(*features)
+    return found
+
+
+def evaluate_world(args: argparse.Namespace) -> dict:
+    """How much of what prompts state the judge finds in samples, and how far to trust it.
+
+    Beside the samples stand true clips of the same scenes through the codec ("oracle": the most there can be), the
+    samples against one another's prompts (what chance gives), and how often the judge is right about unseen clips.
+    """
+    import torch
+
     from data.world import sample_scene
+    from data.world.judge import FRAME_RATE, Judge
+    from data.world.score import agreement, shares
     from video_dit import VideoPipeline
+    from video_dit.layers import fast_dtype
     from video_dit.pipeline import check_model_folder
 
     check_model_folder(args.model)
-    fast = torch.cpu._is_avx512_bf16_supported()
-    pipe = VideoPipeline.from_pretrained(args.model, dtype=torch.bfloat16 if fast else torch.float32)
-    height, width = pipe.sizes[0]
+    sets = prompt_sets(args)
+    prompts = [read_prompts(part.texts) for part in sets]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    judge = Judge.load(args.judge).to(device)
+    pipe = VideoPipeline.from_pretrained(args.model, dtype=fast_dtype(device)).to(device)
+    height, width = args.size or pipe.sizes[0]
+    pipe.check_size(height, width)
     r, _ = pipe.codec.frame_rule
-    num_frames = 1 + r * (pipe.window - 1)
-    results: dict[str, dict[str, float]] = {}
-    for label, split in (("seen", "val"), ("held out", "test")):
-        scenes = (sample_scene(split, seed) for seed in range(1_000_000))
-        single = (s for s in scenes if len(s.objects) == 1 and s.objects[0].colour in HUES)
-        chosen = [next(single) for _ in range(args.prompts)]
-        wanted = [scene.objects[0].colour for scene in chosen]
-        made, true = [], []
-        for number, scene in enumerate(chosen):
-            pipe.set_progress_bar_config(desc=f"{label} {number + 1}/{len(chosen)}", leave=False)
-            generator = torch.Generator().manual_seed(number)
-            frames = pipe(scene.caption(), num_frames=num_frames, generator=generator).frames[0]
-            made.append(colour_of(torch.as_tensor(frames).mul(255).round().to(torch.uint8)))
-            pixels = to_float(scene.render(num_frames, height, width, pipe.frame_rate))[None]
-            true.append(colour_of(to_uint8(pipe.codec.decode(pipe.codec.encode(pixels))[0])))
-        rows = {"samples": (made, wanted), "oracle": (true, wanted), "wrong prompt": (made, wanted[1:] + wanted[:1])}
-        results[label] = {name: _share(*pair) for name, pair in rows.items()}
-    for label, row in results.items():
-        for name, share in row.items():
-            print(f"{label:9} {name:13} colour right {share:6.1%} ± {1.96 * _deviation(share, args.prompts):.1%}")
+    shape = ClipShape(1 + r * max(1, round(args.seconds * FRAME_RATE / r)), height, width)
+
+    scenes = [sample_scene("all", UNSEEN + seed) for seed in range(args.prompts)]
+    renders = shape.render(scenes)
+    own, off = {}, {}
+    for name, clips in (("judge, codec", through_codec(pipe.codec, renders)), ("judge, renders", renders)):
+        own[name], off[name] = judge_accuracy(read_all(judge, clips), scenes, shape)
+
+    results: dict = {"model": str(args.model), "settings": settings_of(args, shape), "sets": {}, "centre error": off}
+    examples: list[tuple[float, str, Tensor]] = []
+    for part, read in zip(sets, prompts, strict=True):
+        samples = make_samples(pipe, part, shape, args)
+        readings = read_all(judge, samples)
+        told = [agreement(*pair) for pair in zip(readings, read, strict=True)]
+        wrong = [agreement(*pair) for pair in zip(readings, read[1:] + read[:1], strict=True)]
+        columns, measures, true_readings = {"samples": shares(told), "wrong prompt": shares(wrong)}, {}, None
+        if part.scenes:
+            true = shape.render(part.scenes)
+            true_readings, through = read_all(judge, true), through_codec(pipe.codec, true)
+            oracle = read_all(judge, through)
+            columns["oracle"] = shares(agreement(*pair) for pair in zip(oracle, read, strict=True))
+            measures["oracle"] = measures_of(oracle, through, true_readings)
+            measures["true clips"] = measures_of(true_readings, true, None)
+        measures = {"samples": measures_of(readings, samples, true_readings), **measures}
+        print_table(f"{len(read)} prompts, {part.label}", columns | own, measures)
+        missed = [[name for name, holds in one.items() if not all(holds)] for one in told]
+        results["sets"][part.label] = {
+            "shares": {
+                name: {key: asdict(share) for key, share in column.items()} for name, column in (columns | own).items()
+            },
+            "measures": measures,
+            "prompts": [{"text": text, "wrong": names} for text, names in zip(part.texts, missed, strict=True)],
+        }
+        for text, one, names, clip in zip(part.texts, told, missed, samples, strict=True):
+            right = [held for holds in one.values() for held in holds]
+            label = f"{sum(right)} of {len(right)} right{', wrong: ' if names else ''}{', '.join(names)} | {text}"
+            examples.append((sum(right) / len(right), label, clip))
+    for name, error in off.items():
+        print(f"{name}: centres are off by {error:.2%} of the width")
+    write_examples(args.picture, examples)
+    print(f"wrote {args.picture}: the best and the worst ten")
     return results
 
 
-def _share(found: list[str], wanted: list[str]) -> float:
-    return sum(a == b for a, b in zip(found, wanted, strict=True)) / len(wanted)
+def settings_of(args: argparse.Namespace, shape: ClipShape) -> dict[str, float | str]:
+    """What the figures depend on besides model and prompts."""
+    return {
+        "size": f"{shape.width}x{shape.height}",
+        "frames": shape.num_frames,
+        "steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+        "seed": args.seed,
+        "style": args.style,
+    }
 
 
-def _deviation(share: float, count: int) -> float:
-    return math.sqrt(share * (1 - share) / count)
+def print_table(title: str, columns: dict, measures: dict[str, dict[str, float]]) -> None:
+    """One line an attribute: the share that is right in each column, in percent, with its 95 % interval."""
+    from data.world.score import ATTRIBUTES
+
+    print(f"\n{title}: percent right (95 % interval)")
+    print(" " * 18 + "".join(f"{name:>20}" for name in columns))
+    for name in (*ATTRIBUTES, "all"):
+        cells = []
+        for share in (column[name] for column in columns.values()):
+            low, high = share.interval
+            cells.append(f"{share.value:.1%} ({low:.0%}-{high:.0%})".replace("%", "") if share.asked else "")
+        print(f"{name:18}" + "".join(f"{cell:>20}" for cell in cells))
+    for name in dict.fromkeys(name for values in measures.values() for name in values):
+        told = ", ".join(f"{of} {values[name]:.4g}" for of, values in measures.items() if name in values)
+        print(f"{name}: {told}")
 
 
-def main() -> int:
-    """Exit code 2 for what the user got wrong."""
+def write_examples(path: Path, examples: "list[tuple[float, str, Tensor]]") -> None:
+    """A picture of the ten clips of which most is right, and the ten of which least is."""
+    from data.sheet import write_rows
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ranked = [(label, clip) for _, label, clip in sorted(examples, key=lambda example: -example[0])]
+    write_rows(path, ranked if len(ranked) <= 20 else ranked[:10] + ranked[-10:])
+
+
+def progress(items: Any) -> Any:
+    """With a bar that goes away, for what takes long on a small machine."""
+    from tqdm import tqdm
+
+    return tqdm(items, leave=False)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read and check the command line; exits with code 2 when it is wrong."""
     parser = argparse.ArgumentParser(
         prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,11 +334,30 @@ def main() -> int:
     vae.add_argument("--short-side", type=int, default=128, help="pixels, of 16 (default: %(default)s)")
     vae.add_argument("--clips", type=int, default=16, help="renders of the world (default: %(default)s)")
     world = commands.add_parser("world", help="do samples follow their prompts")
-    world.add_argument("--prompts", type=int, default=64, help="of each kind (default: %(default)s)")
+    world.add_argument("--prompts", type=at_least(1), default=256, help="half of them held out (default: %(default)s)")
+    world.add_argument("--prompt-file", type=Path, help="prompts in your own words instead, one a line")
+    world.add_argument("--style", choices=STYLES, default=STYLES[0], help="of the captions (default: %(default)s)")
+    world.add_argument("--size", type=size, metavar="WxH", help="pixels (default: as the model was trained most)")
+    world.add_argument("--seconds", type=positive, default=4.0, help="of each clip (default: %(default)s)")
+    world.add_argument("--steps", type=at_least(1), default=30, help="of the sampler (default: %(default)s)")
+    world.add_argument("--guidance-scale", type=positive, default=4.0, help="default: %(default)s")
+    world.add_argument("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
+    world.add_argument("--batch", type=at_least(1), default=16, help="samples made at a time (default: %(default)s)")
+    world.add_argument("--judge", type=Path, default=ROOT / "checkpoints" / "judge", help="default: the shipped one")
+    picture = ROOT / "outputs" / "evaluate-world.png"
+    world.add_argument("--picture", type=Path, default=picture, metavar="FILE", help="default: outputs/")
     for command in (vae, world):
         command.add_argument("--model", type=Path, default=MODEL, help="default: sora-tiny")
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"--json {args.json}: folder {args.json.parent} does not exist: make it first")
+    return args
+
+
+def main() -> int:
+    """Exit code 2 for what the user got wrong."""
+    args = parse_arguments()
     try:
         results = (evaluate_vae if args.command == "vae" else evaluate_world)(args)
     except ValueError as error:

@@ -13,9 +13,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from data.options import aspect, at_least, frame_rate, positive, size
 
 if TYPE_CHECKING:  # torch takes seconds to import: only once the arguments are known to be good
     import torch
@@ -32,19 +33,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--prompt", default="", help="what the video shows")
     parser.add_argument("--negative-prompt", default="", help="what it should not show")
-    parser.add_argument("--seconds", type=_positive, help="length, or length to add (default: the trained window)")
+    parser.add_argument("--seconds", type=positive, help="length, or length to add (default: the trained window)")
     parser.add_argument("--video", type=Path, metavar="FILE", help="a video to continue; needs --extend")
     parser.add_argument("--extend", choices=("forward", "backward"), help="continue after the end, or before the start")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels (default: the model's own)")
-    parser.add_argument("--aspect", type=_aspect, metavar="W:H", help="the trained size nearest to it in shape")
-    parser.add_argument("--frame-rate", type=_rate, help="frames a second (default: the model's own)")
-    parser.add_argument("--steps", type=_count, default=30, help="denoising steps (default: %(default)s)")
+    parser.add_argument("--size", type=size, metavar="WxH", help="pixels (default: the model's own)")
+    parser.add_argument("--aspect", type=aspect, metavar="W:H", help="the trained size nearest to it in shape")
+    parser.add_argument("--frame-rate", type=frame_rate, help="frames a second (default: the model's own)")
+    parser.add_argument("--steps", type=at_least(1), default=30, help="denoising steps (default: %(default)s)")
     parser.add_argument("--guidance-scale", type=float, default=4.0, help="1 is none (default: %(default)s)")
-    parser.add_argument("--context-seconds", type=_positive, help="of the video so far that each window sees")
+    parser.add_argument("--context-seconds", type=positive, help="of the video so far that each window sees")
     parser.add_argument(
         "--context-level", type=float, default=0.03, help="noise on known latents, 0 to 1 (default: %(default)s)"
     )
-    parser.add_argument("--num-videos", type=_count, default=1, help="videos to make (default: %(default)s)")
+    parser.add_argument("--num-videos", type=at_least(1), default=1, help="videos to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=MODEL, help="a folder that train.py wrote (default: sora-tiny)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
@@ -71,42 +72,6 @@ def _is_file_name(out: Path) -> bool:
     return bool(out.suffix) and not out.is_dir()
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
-    return value
-
-
-def _rate(text: str) -> float:
-    value = _positive(text)
-    if not 0.5 <= value <= 240:
-        raise argparse.ArgumentTypeError(f"{text!r} must be from 0.5 to 240 frames a second")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
-    return int(text)
-
-
-def _pair(separator: str, example: str) -> Callable[[str], tuple[int, int]]:
-    def parse(text: str) -> tuple[int, int]:
-        match = re.fullmatch(rf"([1-9]\d*){separator}([1-9]\d*)", text)
-        if match is None:
-            raise argparse.ArgumentTypeError(f"{text!r} must be like {example}")
-        return int(match[1]), int(match[2])
-
-    return parse
-
-
-_size, _aspect = _pair("x", "64x64 (width x height)"), _pair(":", "16:9")
-
-
 def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     """The pipeline in ``folder``. "auto" takes CUDA where it is, and 16 bits where they are fast."""
     import torch
@@ -129,9 +94,8 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
 def choose_size(args: argparse.Namespace, pipe: "VideoPipeline", aspect: float | None) -> tuple[int, int]:
     """(height, width): as asked, or the trained size whose shape is nearest to ``aspect`` (width / height)."""
     if args.size:
-        width, height = args.size
-        pipe.check_size(height, width)
-        return height, width
+        pipe.check_size(*args.size)
+        return args.size
     if args.aspect:
         aspect = args.aspect[0] / args.aspect[1]
     if aspect is None:

@@ -14,10 +14,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from data.options import at_least, frame_rate, size
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from torch import Tensor
@@ -202,33 +203,6 @@ def write_index(folder: Path, suffix: str) -> None:
                 writer.writerow([clip.name, text, *size, rate, facts["num_frames"], facts["split"]])
 
 
-def _size(text: str) -> tuple[int, int]:
-    """WxH as (height, width)."""
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 8):
-        raise argparse.ArgumentTypeError(f"{text!r} must be WIDTHxHEIGHT in pixels, 8 or more each, such as 128x128")
-    return int(height), int(width)
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least {minimum}")
-        return int(text)
-
-    return parse
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0.5 <= rate <= 240:
-        raise argparse.ArgumentTypeError(f"{text!r} must be from 0.5 to 240 frames a second")
-    return rate
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line; exits with code 2 when it is wrong."""
     parser = argparse.ArgumentParser(
@@ -236,19 +210,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     world = commands.add_parser("world", help="clips of the procedural world, with captions and the truth about them")
-    world.add_argument("--count", type=_at_least(1), required=True, help="clips to make")
+    world.add_argument("--count", type=at_least(1), required=True, help="clips to make")
     world.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one, or one of these settings")
     world.add_argument("--split", choices=("train", "val", "test", "all"), default="train", help="default: %(default)s")
-    world.add_argument("--first-seed", type=_at_least(0), default=0, help="the others follow (default: %(default)s)")
+    world.add_argument("--first-seed", type=at_least(0), default=0, help="the others follow (default: %(default)s)")
     sizes = "pixels; of several, one is drawn for each clip (default: 128x128)"
-    world.add_argument("--size", type=_size, nargs="+", default=[(128, 128)], metavar="WxH", help=sizes)
-    world.add_argument("--num-frames", type=_at_least(1), default=33, help="of each clip (default: %(default)s)")
-    world.add_argument("--frame-rate", type=_rate, default=8.0, help="frames a second (default: %(default)g)")
+    world.add_argument("--size", type=size, nargs="+", default=[(128, 128)], metavar="WxH", help=sizes)
+    world.add_argument("--num-frames", type=at_least(1), default=33, help="of each clip (default: %(default)s)")
+    world.add_argument("--frame-rate", type=frame_rate, default=8.0, help="frames a second (default: %(default)g)")
     world.add_argument("--latents", action="store_true", help="store the codec's latents instead of mp4")
     world.add_argument("--model", type=Path, default=MODEL, help="whose codec makes the latents (default: sora-tiny)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = "processes that render; 0 renders in this one (default: as many as cores, %(default)s)"
-    world.add_argument("--workers", type=_at_least(0), default=cores, help=workers)
+    world.add_argument("--workers", type=at_least(0), default=cores, help=workers)
     world.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda renders in this process")
     args = parser.parse_args(arguments)
     for height, width in args.size:

@@ -1,0 +1,242 @@
+"""The judge: a small network that reads off a clip what is in it, where it is, and what it does.
+
+It looks for centres of objects in the first frame (as points, after CenterNet, arXiv:1904.07850), follows each
+through the clip by matching what it found there against every frame, and reads the words off what it followed.
+Frames are seen two at a time by 2D convolutions that exchange channels with the steps before and after (TSM,
+arXiv:1811.08383): most of what a 3D convolution sees, for a third of its cost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data.world.labels import OBJECT_WORDS, SCENE_WORDS
+
+TIME_STRIDE = 2  # frames to a step
+FRAME_RATE = 8.0
+WINDOW = 33  # frames that it reads words off
+PART = 17  # frames that suffice for what an object is: shape, colour, material
+PIXELS = 64 * 64
+FILE = "judge.safetensors"
+
+
+class _Block(nn.Module):
+    """A residual 3×3 convolution that sees an eighth of its channels a step earlier and an eighth a step later."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        """x: (b·s, c, h, w), ``steps`` = s."""
+        hidden = F.relu(self.norm(x))
+        part = x.shape[1] // 8
+        before, after, now = hidden.split([part, part, x.shape[1] - 2 * part], dim=1)
+        hidden = torch.cat((_shifted(before, steps, 1), _shifted(after, steps, -1), now), dim=1)
+        return x + self.conv(hidden.contiguous(memory_format=torch.channels_last))
+
+
+class _Sequence(nn.Module):
+    """Attention and feed-forward over the steps of each followed object: (n, s, d)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(self.norm(x)), "n t (three m d) -> three n m t d", three=3, m=self.heads)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(rearrange(mixed, "n m t d -> n t (m d)"))
+        return x + self.feed(self.norm2(x))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the network says of given starting points, before words are chosen.
+
+    objects: for each name of `OBJECT_WORDS`, logits (b, k, classes); scene: for each name of `SCENE_WORDS`, logits
+    (b, classes). matches: the two rounds of logits (b, k, steps, cells) over the cells of every second frame.
+    centres: (b, k, t, 2) in [0, 1] of the picture. depths: (b, k, t) log of units. features: (b, d).
+    """
+
+    objects: Mapping[str, Tensor]
+    scene: Mapping[str, Tensor]
+    matches: tuple[Tensor, Tensor]
+    centres: Tensor
+    depths: Tensor
+    features: Tensor
+
+
+class Judge(nn.Module):
+    """Reads clips of about `PIXELS` pixels and `FRAME_RATE` frames a second, sides a multiple of 8.
+
+    Args:
+        width: channels of the features at stride 4.
+        deep_width: channels at stride 8, and of what follows an object.
+        depth: blocks at stride 8.
+    """
+
+    def __init__(self, width: int = 64, deep_width: int = 128, depth: int = 5) -> None:
+        super().__init__()
+        self.settings = {"width": width, "deep_width": deep_width, "depth": depth}
+        half = width // 2
+        self.fine = nn.Conv2d(3 * TIME_STRIDE, half, 5, 2, 2, bias=False)
+        self.fine_norm = nn.BatchNorm2d(half)
+        self.coarse = nn.Conv2d(half, width, 3, 2, 1)
+        self.block = _Block(width)
+        self.down = nn.Conv2d(width, deep_width, 2, 2)
+        self.deep_blocks = nn.ModuleList(_Block(deep_width) for _ in range(depth))
+        self.up = nn.Conv2d(deep_width, width, 1)
+        self.join = _Block(width)
+        self.join_norm = nn.BatchNorm2d(width)
+        self.points = nn.Sequential(
+            nn.Conv2d(width + half, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 32, 3, padding=1), nn.ReLU()
+        )
+        self.point_logits = nn.Conv2d(32, 1, 1)
+        nn.init.constant_(self.point_logits.bias, -4.0)  # type: ignore[arg-type]
+        self.key = nn.Linear(width, width)
+        self.first_query = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.next_query = nn.Linear(deep_width, width)
+        self.first_look, self.next_look = (nn.Linear(2 * width + 6, deep_width) for _ in range(2))
+        self.follow = nn.ModuleList(_Sequence(deep_width, 4) for _ in range(2))
+        self.describe = nn.ModuleList(_Sequence(deep_width, 4) for _ in range(2))
+        self.overview = nn.Linear(9 * deep_width, deep_width)
+        self.time_embedding = nn.Parameter(0.02 * torch.randn((WINDOW + 1) // TIME_STRIDE, deep_width))
+        self.position_head = nn.Linear(deep_width, 3 * TIME_STRIDE)
+        nn.init.zeros_(self.position_head.weight)
+        self.path = nn.Linear(6 * TIME_STRIDE, deep_width)
+        self.norm = nn.LayerNorm(2 * deep_width)
+        self.object_heads = nn.ModuleDict({k: nn.Linear(2 * deep_width, len(v)) for k, v in OBJECT_WORDS.items()})
+        self.scene_heads = nn.ModuleDict({k: nn.Linear(2 * deep_width, len(v)) for k, v in SCENE_WORDS.items()})
+
+    def features(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of frames (b, 3, t, h, w) in [-1, 1]: features (b, s, h/4, w/4, d) at each of s = ceil(t / 2) steps, an
+        overview (b, s, d), and the map of starting points, logits (b, h/2, w/2)."""
+        b, last = len(frames), frames[:, :, -1:]
+        frames = torch.cat((frames, last), dim=2) if frames.shape[2] % TIME_STRIDE else frames
+        steps = frames.shape[2] // TIME_STRIDE
+        pairs = rearrange(frames, "b c (s p) h w -> (b s) (p c) h w", p=TIME_STRIDE)
+        pairs = pairs.contiguous(memory_format=torch.channels_last)
+        fine = F.relu(self.fine_norm(self.fine(pairs)))  # (b s) c h/2 w/2
+        x = self.block(self.coarse(fine), steps)  # (b s) d h/4 w/4
+        deep = self.down(x)  # (b s) c h/8 w/8
+        for block in self.deep_blocks:
+            deep = block(deep, steps)
+        x = F.relu(self.join_norm(self.join(x + _doubled(self.up(deep)), steps)))
+        grid = rearrange(F.adaptive_avg_pool2d(deep, 3), "(b s) c i j -> b s (c i j)", b=b)
+        points = self.points(torch.cat((_doubled(x[::steps]), fine[::steps]), dim=1))
+        features = rearrange(x, "(b s) d h w -> b s h w d", b=b)
+        return features, self.overview(grid), self.point_logits(points)[:, 0]
+
+    def forward(self, features: Tensor, overview: Tensor, starts: Tensor, num_frames: int) -> Found:
+        """Follow and describe what is at starts (b, k, 2), x and y in [0, 1] of the first frame's picture."""
+        steps, (rows, columns) = features.shape[1], features.shape[2:4]
+        first = rearrange(features[:, 0], "b h w d -> b d h w")
+        seeds = F.grid_sample(first, (starts * 2.0 - 1.0).unsqueeze(2), align_corners=False)
+        seeds = repeat(seeds, "b d k 1 -> b k s d", s=steps)
+        cells = _cell_centres(rows, columns, features.device)  # cells 2
+        values = rearrange(features, "b s h w d -> b s (h w) d")
+        keys = self.key(values)
+        picture = cells.new_tensor([columns, rows]).expand(*seeds.shape[:3], 2) / 16.0
+
+        def look(seen: Tensor, centres: Tensor) -> Tensor:
+            moved = 8.0 * (centres - starts.unsqueeze(2))
+            return torch.cat((seen, seeds, centres, moved, picture), dim=-1)
+
+        times = self.time_embedding[:steps]
+
+        first_match, seen, centres = _match(self.first_query(seeds), keys, values, cells)
+        tracks = _along_steps(self.follow[:1], self.first_look(look(seen, centres)) + times)  # b k s d
+        second_match, seen, centres = _match(self.next_query(tracks), keys, values, cells)
+        tracks = _along_steps(self.follow[1:], tracks + self.next_look(look(seen, centres)))
+
+        delta = rearrange(self.position_head(tracks), "b k s (f c) -> b k s f c", f=TIME_STRIDE)
+        cell = delta.new_tensor([1.0 / columns, 1.0 / rows])
+        centres = centres.unsqueeze(3) + delta[..., :2] * cell  # b k s f 2
+        depths = delta[..., 2:]  # b k s f 1
+        path = torch.cat((centres, depths), dim=-1).detach()
+        gone = (path - path[:, :, :1, :1]) * path.new_tensor([8.0, 8.0, 4.0])
+        path = rearrange(torch.cat((path, gone), dim=-1), "b k s f c -> b k s (f c)")
+
+        view = (overview + times).unsqueeze(1)  # b 1 s d
+        tracks = _along_steps(self.describe, torch.cat((tracks + self.path(path) + view, view), dim=1))
+        pooled = self.norm(torch.cat((tracks.mean(2), tracks.amax(2)), dim=-1))
+        return Found(
+            objects={name: head(pooled[:, :-1]) for name, head in self.object_heads.items()},
+            scene={name: head(pooled[:, -1]) for name, head in self.scene_heads.items()},
+            matches=(first_match, second_match),
+            centres=rearrange(centres, "b k s f c -> b k (s f) c")[:, :, :num_frames],
+            depths=rearrange(depths, "b k s f 1 -> b k (s f)")[:, :, :num_frames] + 1.6,
+            features=tracks[:, -1].mean(1),
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write `FILE`: weights in 16 bits, with the sizes of the network in the header."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        parameters = dict(self.named_parameters())
+        weights = {k: v.half() if k in parameters else v for k, v in self.state_dict().items()}
+        metadata = {name: str(value) for name, value in self.settings.items()}
+        save_file(weights, Path(folder) / FILE, metadata)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Judge":
+        """The judge saved in a folder, ready to read. Raises ValueError if there is none, or it is damaged."""
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} holds no judge: give a folder that has {FILE}, or train one: tools/train_judge.py"
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                judge = cls(**{name: int(value) for name, value in (file.metadata() or {}).items()})
+            judge.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+        return judge.eval()
+
+
+def _cell_centres(rows: int, columns: int, device: torch.device) -> Tensor:
+    """(rows * columns, 2): x and y of each cell's centre in [0, 1]."""
+    y = (torch.arange(rows, device=device) + 0.5) / rows
+    x = (torch.arange(columns, device=device) + 0.5) / columns
+    return torch.stack((x.repeat(rows), y.repeat_interleave(columns)), dim=-1)
+
+
+def _match(queries: Tensor, keys: Tensor, values: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where queries (b, k, s, d) are among the cells of each step: logits (b, k, s, cells), what is there
+    (b, k, s, d), and the mean place (b, k, s, 2)."""
+    logits = torch.einsum("bksd,bscd->bksc", queries, keys) * queries.shape[-1] ** -0.5
+    weights = logits.softmax(-1)
+    return logits, torch.einsum("bksc,bscd->bksd", weights, values), weights @ cells
+
+
+def _along_steps(layers: nn.ModuleList, tracks: Tensor) -> Tensor:
+    """Layers over the steps of tracks (b, k, s, d)."""
+    x = rearrange(tracks, "b k s d -> (b k) s d")
+    for layer in layers:
+        x = layer(x)
+    return rearrange(x, "(b k) s d -> b k s d", b=len(tracks))
+
+
+def _shifted(x: Tensor, steps: int, by: int) -> Tensor:
+    """(b·s, c, h, w) as it was ``by`` steps before (1) or after (-1), zeros where there is no such step."""
+    x = rearrange(x, "(b s) c h w -> b s c h w", s=steps)
+    nothing = torch.zeros_like(x[:, :1])
+    moved = torch.cat((nothing, x[:, :-1]) if by == 1 else (x[:, 1:], nothing), dim=1)
+    return rearrange(moved, "b s c h w -> (b s) c h w")
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """(n, c, h, w) with each pixel four times: (n, c, 2h, 2w)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -1,0 +1,75 @@
+"""What there is to read off a clip, as tensors: the words and places of its objects, and its setting."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from data.world.caption import CAMERAS, COLOURS, GROUNDS, MATERIALS, MOTIONS, SHAPES, SIZES, TIMES_OF_DAY
+from data.world.motion import HEADINGS
+from data.world.scene import Scene
+
+MAX_OBJECTS = 4
+_SIDES, _TURNS = ("left", "right"), ("clockwise", "counterclockwise")
+_DIRECTIONS = {"roll": _SIDES, "collide": _SIDES, "pass behind": _SIDES, "orbit": _TURNS, "spin": _TURNS}
+MOTION_CLASSES = tuple(
+    f"{motion} {direction}".strip() for motion in MOTIONS for direction in _DIRECTIONS.get(motion, ("",))
+)
+"""Each motion with its direction: "slide left", "roll right", "orbit clockwise", "stay" …"""
+
+OBJECT_WORDS: Mapping[str, tuple[str, ...]] = {
+    "shape": SHAPES,
+    "colour": COLOURS,
+    "size": SIZES,
+    "material": MATERIALS,
+    "motion": MOTION_CLASSES,
+}
+SCENE_WORDS: Mapping[str, tuple[str, ...]] = {"camera": CAMERAS, "ground": GROUNDS, "time_of_day": TIMES_OF_DAY}
+
+
+def motion_class(motion: str, direction: str) -> str:
+    """The one of `MOTION_CLASSES` that a scene's object belongs to."""
+    return motion if motion.startswith("slide") else f"{motion} {direction}".strip()
+
+
+def parted_motion(word: str) -> tuple[str, str]:
+    """A word of `MOTION_CLASSES` as the motion and its direction, "" for none: "slide left" is ("slide", "left")."""
+    motion, _, direction = word.rpartition(" ")
+    return (motion, direction) if direction in (*HEADINGS, *_TURNS) else (word, "")
+
+
+def scene_labels(scene: Scene, num_frames: int, height: int, width: int, frame_rate: float) -> dict[str, Tensor]:
+    """The truth about a clip for `data.world.judge.Judge` to learn.
+
+    Returns "count" () and, for each name in `SCENE_WORDS`, () int64; for each name in `OBJECT_WORDS`,
+    (MAX_OBJECTS,) int64, 0 where there is no object; "centres" (MAX_OBJECTS, t, 2) in [0, 1] of the picture;
+    "depths" (MAX_OBJECTS, t), the log of the distance ahead of the camera, units; "visible" (MAX_OBJECTS, t) bool.
+    """
+    truth = scene.truth(num_frames, frame_rate).at_aspect(width / height)
+    labels = {"count": torch.tensor(len(scene.objects))}
+    for name, words in SCENE_WORDS.items():
+        word = scene.camera.motion if name == "camera" else getattr(scene, name)
+        labels[name] = torch.tensor(words.index(word))
+    for name, words in OBJECT_WORDS.items():
+        labels[name] = torch.zeros(MAX_OBJECTS, dtype=torch.int64)
+        for i, obj in enumerate(scene.objects):
+            word = motion_class(obj.motion, obj.direction) if name == "motion" else getattr(obj, name)
+            labels[name][i] = words.index(word)
+    labels["centres"] = torch.zeros(MAX_OBJECTS, num_frames, 2)
+    labels["depths"] = torch.zeros(MAX_OBJECTS, num_frames)
+    labels["visible"] = torch.zeros(MAX_OBJECTS, num_frames, dtype=torch.bool)
+    for i, seen in enumerate(truth.objects):
+        labels["centres"][i], labels["visible"][i] = seen.centres, seen.visible
+        labels["depths"][i] = truth.depths[i].clamp(min=0.1).log()
+    return labels
+
+
+def mirrored(labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The labels of the clip seen in a mirror: left and right change places, and so do the ways to turn."""
+    other = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
+    flipped = dict(labels)
+    for name, words in (("motion", MOTION_CLASSES), ("camera", CAMERAS)):
+        swapped = [" ".join(other.get(part, part) for part in word.split(" ")) for word in words]
+        flipped[name] = torch.tensor([words.index(word) for word in swapped])[labels[name]]
+    flipped["centres"] = labels["centres"] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
+    return flipped
