@@ -252,8 +252,7 @@ def write_video(
 
     Chunks are encoded as they come, so memory does not grow with the duration. `crf` is x264's quality, 0
     best and 51 worst. The file appears only when it is complete. x264 cuts pictures by the number of cores and
-    rounds as the processor does; with `reproducible` it does neither, and the same frames give the same bytes
-    on every machine.
+    rounds as the processor does; with `reproducible` it does neither, so that the same frames give the same bytes.
 
     Raises:
         ValueError: the suffix, folder, rate or frames do not fit; the size is odd; there are no frames.

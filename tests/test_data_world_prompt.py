@@ -104,6 +104,13 @@ def test_the_wording_of_the_first_captions_is_read(
         ("The camera orbits a red ball that bounces", [told("sphere", "red", "bounce")], "orbit"),
         ("The ball is red and it moves to the left.", [told("sphere", "red", "slide", "left")], None),
         ("a red ball, large blue box", [told("sphere", "red"), told("cube", "blue", size="large")], None),
+        ("a cube and a ball collide", [told("cube", None, "collide"), told("sphere", None, "collide")], None),
+        (
+            "a blue cube stays still, a red ball falls and hits the ground",
+            [told("cube", "blue", "stay"), told("sphere", "red", "fall")],
+            None,
+        ),
+        ("a large shiny metal ball jumps", [told("sphere", None, "bounce", None, "large", "shiny")], None),
         ("floating up slowly, a yellow cone", [told("cone", "yellow", "rise")], None),
         ("a cone doesn't move", [told("cone", None, "stay")], None),
         (
@@ -148,6 +155,13 @@ def test_a_name_with_the_means_the_object_it_fits() -> None:
     assert len(read_prompt("a red ball rolls, the blue sphere is large").objects) == 2
     assert len(read_prompt("a red ball rolls, a red ball spins").objects) == 2
     assert read_prompt("a red ball and a box, the box spins").objects[1].motion == "spin"
+
+
+@pytest.mark.parametrize("text", ["two red balls roll", "boxes", "three small cubes and a cone"])
+def test_several_objects_by_one_name_are_one_clear_line(text: str) -> None:
+    with pytest.raises(ValueError, match="name each object by itself") as error:
+        read_prompt(text)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "a dog runs on the grass at night", "the camera zooms in", "@1 {way} REL_behind"])

@@ -15,6 +15,7 @@ from data.world.scene import Scene
 from data.world.score import (
     ATTRIBUTES,
     Share,
+    against_others,
     agreement,
     centre_errors,
     flicker,
@@ -59,14 +60,15 @@ def test_a_perfect_reading_agrees_with_every_caption_in_any_order(style: str) ->
 
 def test_only_what_is_stated_is_judged() -> None:
     told = agreement(perfect(SCENES[0]), read_prompt("a red ball"))
-    assert told.keys() == {"count", "colour", "shape"}
+    assert told.keys() == {"count", "colour", "shape", "all"}
 
 
 def test_the_full_prompt_of_a_scene_states_every_attribute() -> None:
     scene = next(s for s in SCENES if s.relations and any(obj.direction for obj in s.objects))
     told = agreement(perfect(scene), full_prompt(scene))
-    assert told.keys() == set(ATTRIBUTES) and all(all(holds) for holds in told.values())
-    assert len(told["colour"]) == len(scene.objects) and len(told["relations"]) == len(scene.relations)
+    assert told.keys() == {*ATTRIBUTES, "all"} and all(all(holds) for holds in told.values())
+    assert len(told["colour"]) == len(scene.objects)
+    assert 2 * len(told["relations"]) >= len(scene.relations) > len(told["relations"])  # each said once
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_one_wrong_word_makes_one_statement_false(name: str, word: str, attribut
     right = perfect(scene)
     first = replace(right.objects[0], words={**right.objects[0].words, name: word})
     told = agreement(replace(right, objects=(first, *right.objects[1:])), full_prompt(scene))
-    assert [key for key, holds in told.items() if not all(holds)] == [attribute]
+    assert [key for key, holds in told.items() if not all(holds)] == [attribute, "all"]
     assert list(told[attribute]).count(False) == 1
 
 
@@ -89,7 +91,7 @@ def test_a_missing_object_is_wrong_in_all_that_is_said_of_it() -> None:
     assert told["count"] == [False]
     for name in ("colour", "shape", "size", "material", "motion"):
         assert sorted(told[name]) == [False, True, True]
-    involved = [2 in (relation.first, relation.second) for relation in scene.relations]
+    involved = [2 in (relation.first, relation.second) for relation in full_prompt(scene).relations]
     assert [not held for held in told.get("relations", [])] == involved
 
 
@@ -98,7 +100,7 @@ def test_an_object_too_many_is_a_wrong_count_alone() -> None:
     right = perfect(scene)
     other = replace(right.objects[0], words={**right.objects[0].words, "shape": "none of them"})
     told = agreement(replace(right, objects=(other, *right.objects)), full_prompt(scene))
-    assert [key for key, holds in told.items() if not all(holds)] == ["count"]
+    assert [key for key, holds in told.items() if not all(holds)] == ["count", "all"]
 
 
 def test_directions_and_camera_families() -> None:
@@ -141,10 +143,12 @@ def test_centre_errors_are_in_widths() -> None:
 
 
 def test_shares_count_statements_and_whole_prompts() -> None:
-    one = {"count": [True], "colour": [True, False]}
-    two = {"count": [True], "colour": [True]}
+    one = {"count": [True], "colour": [True, False], "all": [False]}
+    two = {"count": [True], "colour": [True], "all": [True]}
     told = shares([one, two])
-    assert (told["count"], told["colour"], told["all"]) == (Share(2, 2), Share(2, 3), Share(1, 2))
+    assert told["count"] == Share(2, 2)
+    for name, figures in (("colour", (2, 3)), ("all", (1, 2))):
+        assert (told[name].right, told[name].asked) == figures
     assert told["camera"].asked == 0 and math.isnan(told["camera"].value)
 
 
@@ -155,11 +159,53 @@ def test_intervals_are_wilsons() -> None:
     assert math.isnan(Share(0, 0).interval[0])
 
 
+def test_statements_that_hold_or_fail_together_widen_the_interval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clips = (torch.rand(200, generator=generator) < 0.7).tolist()
+    together = shares([{"colour": [right] * 4} for right in clips])["colour"]
+    draws = (torch.rand(200, 4, generator=generator) < 0.7).tolist()
+    apart = shares([{"colour": draw} for draw in draws])["colour"]
+    assert together.spread == pytest.approx(4.0, rel=0.02) and apart.spread == pytest.approx(1.0, abs=0.3)
+    alone = shares([{"colour": [right]} for right in clips])["colour"]
+    assert together.interval == pytest.approx(alone.interval, abs=0.002)
+
+
+def test_objects_that_are_not_asked_about_count_in_all_alone() -> None:
+    scene = next(s for s in SCENES if len(s.objects) == 2)
+    right = perfect(scene)
+    wrong = replace(right.objects[1], words={**right.objects[1].words, "colour": "none"})
+    reading = replace(right, objects=(right.objects[0], wrong))
+    told = agreement(reading, full_prompt(scene), owners=(0, 1), about=(True, False))
+    assert told["colour"] == told["shape"] == [True] and told["all"] == [False]
+    told = agreement(reading, full_prompt(scene), owners=(0, 1), about=(False, True))
+    assert told["colour"] == [False] and told["shape"] == [True]
+
+
+def test_alike_objects_are_told_apart_by_relations() -> None:
+    scene = next(s for s in SCENES if any(one.word == "left of" for one in s.relations))
+    relation = next(one for one in scene.relations if one.word == "left of")
+    right = perfect(scene)
+    words = right.objects[0].words
+    for order in ((relation.first, relation.second), (relation.second, relation.first)):
+        reading = replace(right, objects=tuple(replace(right.objects[i], words=words) for i in order))
+        said = read_prompt("a red ball is left of a red ball")
+        assert agreement(reading, said)["relations"] == [True]
+
+
+def test_others_are_all_but_the_own_prompt() -> None:
+    scenes = SCENES[:3]
+    told = against_others([perfect(s) for s in scenes], [full_prompt(s) for s in scenes], [None] * 3)
+    assert len(told) == 6 and not any(one["all"][0] for one in told)
+    assert len(against_others([perfect(s) for s in SCENES], [full_prompt(s) for s in SCENES], [None] * 60)) == 16 * 60
+
+
 def test_identity_is_kept_where_all_parts_agree() -> None:
     right = perfect(SCENES[0])
     changing = replace(right.objects[0], identities=(("cube", "red"), ("cube", "blue")))
     kept = kept_identity([right, replace(right, objects=(changing,))])
     assert kept == Share(len(right.objects), len(right.objects) + 1)
+    short = replace(right.objects[0], identities=(("cube", "red"),))
+    assert kept_identity([replace(right, objects=(short,))]).asked == 0
 
 
 def test_frechet_distance_of_gaussians() -> None:

@@ -27,7 +27,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(tool: ModuleType, cache: Path, vae: VideoVAE, out: Path, steps: int) -> dict[str, torch.Tensor]:
     """The weights after so many steps."""
     vae.save_pretrained(cache / "codec" / "vae")
-    words = ["--clips=24", "--validation=3", "--batch=2", "--save-every=2", "--workers=1", f"--steps={steps}"]
+    words = ["--clips=24", "--validation=3", "--batch=2", "--save-every=2", "--workers=0", f"--steps={steps}"]
     tool.train(tool.parse_arguments([*words, f"--vae={cache / 'codec'}", f"--cache={cache}", f"--out={out}"]))
     return load_file(out / FILE)
 
@@ -42,7 +42,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
 ) -> None:
     monkeypatch.setattr(tool, "Judge", SmallJudge)
     whole = train(tool, cache, tiny_vae, tmp_path, 4)
-    (cache / "state.pt").unlink()
+    (state,) = cache.glob("world-*/*/state.pt")
+    (tmp_path / FILE).unlink()
+    assert train(tool, cache, tiny_vae, tmp_path, 4).keys() == whole.keys(), "a finished run saves the judge again"
+    with pytest.raises(ValueError, match="--steps 4, not 5"):
+        train(tool, cache, tiny_vae, tmp_path, 5)
+    state.unlink()
 
     saved: list[Path] = []
     monkeypatch.setattr(SmallJudge, "save", stop_after(saved, SmallJudge.save))
@@ -76,7 +81,7 @@ def stop_after(saved: list[Path], save: Callable[[Judge, Path], None]) -> Callab
 
 def test_the_loss_falls_on_one_batch(tool: ModuleType, cache: Path) -> None:
     folder = cache / "few"
-    tool.render_clips(range(4), folder, 1)
+    tool.render_clips(range(4), folder, 0)
     batch = tool.collate([tool.varied(seed, folder, folder, 0) for seed in (0, 1)])
     assert batch["frames"].shape == (2, 3, WINDOW, 64, 64) and batch["frames"].abs().max() <= 1
     with torch.random.fork_rng(devices=[]):

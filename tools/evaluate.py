@@ -22,12 +22,13 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from data.world.prompt import Prompt
     from data.world.reading import Reading
     from data.world.scene import Scene
+    from data.world.score import Share
     from vae3d import LatentCodec
     from video_dit import VideoPipeline
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
-STYLES = ("exhaustive", "detailed", "short", "terse")
+HELD_OUT = "held-out triples"
 UNSEEN = 20_000_000  # seeds from here on: scenes that the judge never saw
 
 
@@ -80,6 +81,8 @@ class PromptSet:
     label: str
     texts: list[str]
     scenes: list["Scene"]
+    first_seed: int = 0
+    """Of its samples; those of the next texts follow."""
 
 
 def prompt_sets(args: argparse.Namespace) -> list[PromptSet]:
@@ -97,13 +100,14 @@ def prompt_sets(args: argparse.Namespace) -> list[PromptSet]:
         return [PromptSet(args.prompt_file.name, texts, [])]
     if args.prompts < 4:
         raise ValueError(f"--prompts {args.prompts}: half of them are held out and each half takes 2: use 4 or more")
-    sets = []
+    sets: list[PromptSet] = []
     for label, split, count in (
         ("seen triples", "val", (args.prompts + 1) // 2),
-        ("held-out triples", "test", args.prompts // 2),
+        (HELD_OUT, "test", args.prompts // 2),
     ):
         scenes = [sample_scene(split, seed) for seed in range(count)]
-        sets.append(PromptSet(label, [scene.caption(args.style) for scene in scenes], scenes))
+        first = sum(len(part.texts) for part in sets)
+        sets.append(PromptSet(label, [scene.caption(args.style) for scene in scenes], scenes, first))
     return sets
 
 
@@ -120,7 +124,7 @@ def read_prompts(texts: list[str]) -> "list[Prompt]":
 
 
 @dataclass(frozen=True)
-class ClipShape:
+class ClipFormat:
     """What all clips of an evaluation have in common."""
 
     num_frames: int
@@ -137,7 +141,7 @@ class ClipShape:
         return torch.stack(clips)
 
 
-def make_samples(pipe: "VideoPipeline", part: PromptSet, shape: ClipShape, args: argparse.Namespace) -> "Tensor":
+def make_samples(pipe: "VideoPipeline", part: PromptSet, clip_format: ClipFormat, args: argparse.Namespace) -> "Tensor":
     """A clip for each prompt, from a seed of its own: uint8 (n, t, h, w, 3)."""
     import torch
 
@@ -147,12 +151,12 @@ def make_samples(pipe: "VideoPipeline", part: PromptSet, shape: ClipShape, args:
     for first in range(0, len(part.texts), args.batch):
         texts = part.texts[first : first + args.batch]
         pipe.set_progress_bar_config(desc=f"{part.label} {first + len(texts)}/{len(part.texts)}", leave=False)
-        generators = [torch.Generator().manual_seed(args.seed + first + i) for i in range(len(texts))]
+        generators = [torch.Generator().manual_seed(args.seed + part.first_seed + first + i) for i in range(len(texts))]
         frames = pipe(
             texts,
-            num_frames=shape.num_frames,
-            height=shape.height,
-            width=shape.width,
+            num_frames=clip_format.num_frames,
+            height=clip_format.height,
+            width=clip_format.width,
             frame_rate=FRAME_RATE,
             num_inference_steps=args.steps,
             guidance_scale=args.guidance_scale,
@@ -182,44 +186,45 @@ def read_all(judge: "Judge", clips: "Tensor") -> "list[Reading]":
     return [reading for part in clips.split(16) for reading in read_clips(judge, part)]
 
 
-def judge_accuracy(readings: "list[Reading]", scenes: list["Scene"], shape: ClipShape) -> "tuple[dict, float]":
-    """How often the judge is right about clips of known scenes, and its mean error about centres, in widths."""
-    from data.world.judge import FRAME_RATE
-    from data.world.score import agreement, centre_errors, full_prompt, shares, true_owners
-
-    agreements, errors = [], []
-    for reading, scene in zip(readings, scenes, strict=True):
-        truth = scene.truth(shape.num_frames, FRAME_RATE).at_aspect(shape.width / shape.height)
-        owners = true_owners(reading, truth)
-        agreements.append(agreement(reading, full_prompt(scene), owners))
-        errors += centre_errors(reading, truth, owners)
-    return shares(agreements), mean(errors) if errors else math.nan
-
-
-def measures_of(readings: "list[Reading]", clips: "Tensor", true: "list[Reading] | None") -> dict[str, float]:
-    """What is measured of clips beside their words; with readings of as many true clips, how far they are off."""
+def measures_of(readings: "list[Reading]", clips: "Tensor", reference: "list[Reading]") -> dict[str, float]:
+    """What is measured of clips beside their words; how far they are off is told from readings of other true clips."""
     import torch
 
     from data.world.score import flicker, frechet_distance, kept_identity
 
-    found = {"flicker": mean(flicker(clip) for clip in clips), "identity kept": kept_identity(readings).value}
-    if true is not None and len(true) > 1:
-        features = [torch.stack([reading.features for reading in part]) for part in (readings, true)]
-        found["Fréchet distance"] = frechet_distance(*features)
+    found = {"flicker": mean(flicker(clip) for clip in clips)}
+    if (kept := kept_identity(readings)).asked:
+        found["identity kept"] = kept.value
+    features = [torch.stack([reading.features for reading in part]) for part in (readings, reference)]
+    found["Fréchet distance"] = frechet_distance(*features)
     return found
+
+
+def held_out_objects(part: PromptSet, prompts: "list[Prompt]") -> "list[list[bool]] | list[None]":
+    """Which objects of each prompt are of a held-out triple, in the set that is about those; else None, for all."""
+    from data.world import is_held_out
+
+    if part.label != HELD_OUT:
+        return [None] * len(prompts)
+    about = []
+    for scene, prompt in zip(part.scenes, prompts, strict=True):
+        held = {(o.shape, o.colour) for o in scene.objects if is_held_out(o.shape, o.colour, o.motion)}
+        about.append([(said.shape, said.colour) in held for said in prompt.objects])
+    return about
 
 
 def evaluate_world(args: argparse.Namespace) -> dict:
     """How much of what prompts state the judge finds in samples, and how far to trust it.
 
     Beside the samples stand true clips of the same scenes through the codec ("oracle": the most there can be), the
-    samples against one another's prompts (what chance gives), and how often the judge is right about unseen clips.
+    samples against one another's prompts (what chance gives), and how often the judge is right about everything there
+    is to say of unseen clips. In the table of held-out triples, only objects of such a triple are counted.
     """
     import torch
 
     from data.world import sample_scene
     from data.world.judge import FRAME_RATE, Judge
-    from data.world.score import agreement, shares
+    from data.world.score import against_others, agreement, judge_agreements, shares
     from video_dit import VideoPipeline
     from video_dit.layers import fast_dtype
     from video_dit.pipeline import check_model_folder
@@ -233,43 +238,51 @@ def evaluate_world(args: argparse.Namespace) -> dict:
     height, width = args.size or pipe.sizes[0]
     pipe.check_size(height, width)
     r, _ = pipe.codec.frame_rule
-    shape = ClipShape(1 + r * max(1, round(args.seconds * FRAME_RATE / r)), height, width)
+    clip_format = ClipFormat(1 + r * round(args.seconds * FRAME_RATE / r), height, width)
 
     scenes = [sample_scene("all", UNSEEN + seed) for seed in range(args.prompts)]
-    renders = shape.render(scenes)
+    renders = clip_format.render(scenes)
+    reference = read_all(judge, renders)
     own, off = {}, {}
-    for name, clips in (("judge, codec", through_codec(pipe.codec, renders)), ("judge, renders", renders)):
-        own[name], off[name] = judge_accuracy(read_all(judge, clips), scenes, shape)
+    for name, read in (("judge, codec", read_all(judge, through_codec(pipe.codec, renders))), ("judge", reference)):
+        told, errors = judge_agreements(read, scenes, clip_format.num_frames, FRAME_RATE, width / height)
+        own[name], off[name] = shares(told), mean(errors) if errors else math.nan
 
-    results: dict = {"model": str(args.model), "settings": settings_of(args, shape), "sets": {}, "centre error": off}
+    results: dict = {"model": str(args.model), "settings": settings_of(args, clip_format), "sets": {}}
+    results["centre error"] = {name: None if math.isnan(error) else error for name, error in off.items()}
     examples: list[tuple[float, str, Tensor]] = []
-    for part, read in zip(sets, prompts, strict=True):
-        samples = make_samples(pipe, part, shape, args)
-        readings = read_all(judge, samples)
-        told = [agreement(*pair) for pair in zip(readings, read, strict=True)]
-        wrong = [agreement(*pair) for pair in zip(readings, read[1:] + read[:1], strict=True)]
-        columns, measures, true_readings = {"samples": shares(told), "wrong prompt": shares(wrong)}, {}, None
+    for part, wanted in zip(sets, prompts, strict=True):
+        samples = make_samples(pipe, part, clip_format, args)
+        readings, about = read_all(judge, samples), held_out_objects(part, wanted)
+        told = [agreement(r, p, about=a) for r, p, a in zip(readings, wanted, about, strict=True)]
+        columns = {"samples": shares(told), "wrong prompt": shares(against_others(readings, wanted, about))}
+        others = reference[: len(readings)]
+        measures = {"samples": measures_of(readings, samples, others)}
         if part.scenes:
-            true = shape.render(part.scenes)
-            true_readings, through = read_all(judge, true), through_codec(pipe.codec, true)
+            true = clip_format.render(part.scenes)
+            through = through_codec(pipe.codec, true)
             oracle = read_all(judge, through)
-            columns["oracle"] = shares(agreement(*pair) for pair in zip(oracle, read, strict=True))
-            measures["oracle"] = measures_of(oracle, through, true_readings)
-            measures["true clips"] = measures_of(true_readings, true, None)
-        measures = {"samples": measures_of(readings, samples, true_readings), **measures}
-        print_table(f"{len(read)} prompts, {part.label}", columns | own, measures)
-        missed = [[name for name, holds in one.items() if not all(holds)] for one in told]
+            pairs = zip(oracle, wanted, about, strict=True)
+            columns["oracle"] = shares([agreement(r, p, about=a) for r, p, a in pairs])
+            measures["oracle"] = measures_of(oracle, through, others)
+            measures["true clips"] = measures_of(read_all(judge, true), true, others)
+        print_table(f"{len(wanted)} prompts, {part.label}", columns | own, measures)
+        missed = [[name for name, holds in one.items() if name != "all" and not all(holds)] for one in told]
         results["sets"][part.label] = {
             "shares": {
-                name: {key: asdict(share) for key, share in column.items()} for name, column in (columns | own).items()
+                name: {key: share_as_json(share) for key, share in column.items()}
+                for name, column in (columns | own).items()
             },
             "measures": measures,
-            "prompts": [{"text": text, "wrong": names} for text, names in zip(part.texts, missed, strict=True)],
+            "prompts": [
+                {"text": text, "read as": asdict(prompt), "wrong": names, "all right": one["all"][0]}
+                for text, prompt, names, one in zip(part.texts, wanted, missed, told, strict=True)
+            ],
         }
         for text, one, names, clip in zip(part.texts, told, missed, samples, strict=True):
             right = [held for holds in one.values() for held in holds]
-            label = f"{sum(right)} of {len(right)} right{', wrong: ' if names else ''}{', '.join(names)} | {text}"
-            examples.append((sum(right) / len(right), label, clip))
+            label = f"{mean(right):.0%} right{', wrong: ' if names else ''}{', '.join(names)} | {text}"
+            examples.append((mean(right), label, clip))
     for name, error in off.items():
         print(f"{name}: centres are off by {error:.2%} of the width")
     write_examples(args.picture, examples)
@@ -277,11 +290,18 @@ def evaluate_world(args: argparse.Namespace) -> dict:
     return results
 
 
-def settings_of(args: argparse.Namespace, shape: ClipShape) -> dict[str, float | str]:
+def share_as_json(share: "Share") -> dict[str, float | None]:
+    """With its 95 % interval; None where nothing was asked."""
+    low, high = share.interval
+    figures = {"right": share.right, "asked": share.asked, "share": share.value, "low": low, "high": high}
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def settings_of(args: argparse.Namespace, clip_format: ClipFormat) -> dict[str, float | str]:
     """What the figures depend on besides model and prompts."""
     return {
-        "size": f"{shape.width}x{shape.height}",
-        "frames": shape.num_frames,
+        "size": f"{clip_format.width}x{clip_format.height}",
+        "frames": clip_format.num_frames,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
         "seed": args.seed,
@@ -310,7 +330,6 @@ def write_examples(path: Path, examples: "list[tuple[float, str, Tensor]]") -> N
     """A picture of the ten clips of which most is right, and the ten of which least is."""
     from data.sheet import write_rows
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     ranked = [(label, clip) for _, label, clip in sorted(examples, key=lambda example: -example[0])]
     write_rows(path, ranked if len(ranked) <= 20 else ranked[:10] + ranked[-10:])
 
@@ -336,7 +355,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     world = commands.add_parser("world", help="do samples follow their prompts")
     world.add_argument("--prompts", type=at_least(1), default=256, help="half of them held out (default: %(default)s)")
     world.add_argument("--prompt-file", type=Path, help="prompts in your own words instead, one a line")
-    world.add_argument("--style", choices=STYLES, default=STYLES[0], help="of the captions (default: %(default)s)")
+    world.add_argument("--style", default="exhaustive", help="of the captions: exhaustive, detailed, short or terse")
     world.add_argument("--size", type=size, metavar="WxH", help="pixels (default: as the model was trained most)")
     world.add_argument("--seconds", type=positive, default=4.0, help="of each clip (default: %(default)s)")
     world.add_argument("--steps", type=at_least(1), default=30, help="of the sampler (default: %(default)s)")
@@ -350,21 +369,28 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         command.add_argument("--model", type=Path, default=MODEL, help="default: sora-tiny")
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     args = parser.parse_args(arguments)
-    if args.json and not args.json.parent.is_dir():
-        parser.error(f"--json {args.json}: folder {args.json.parent} does not exist: make it first")
+    if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
+        parser.error(f"--json {args.json}: must be a file in a folder that exists")
+    if args.command == "world":
+        if args.picture.suffix.lower() != ".png" or args.picture.is_dir():
+            parser.error(f"--picture {args.picture}: must be a file whose name ends in .png")
+        if args.seconds < 4:
+            parser.error(f"--seconds {args.seconds:g}: the judge takes 4 seconds to tell motions apart: use 4 or more")
     return args
 
 
 def main() -> int:
-    """Exit code 2 for what the user got wrong."""
+    """Exit code 2 for what the user got wrong, 1 for what failed."""
     args = parse_arguments()
     try:
+        if args.command == "world":
+            args.picture.parent.mkdir(parents=True, exist_ok=True)
         results = (evaluate_vae if args.command == "vae" else evaluate_world)(args)
-    except ValueError as error:
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1) + "\n")
+    except (ValueError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        return 2 if isinstance(error, ValueError) else 1
     return 0
 
 

@@ -29,42 +29,39 @@ if TYPE_CHECKING:  # torch takes seconds to import
 MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
 COLUMNS = ("path", "text", "width", "height", "fps", "num_frames", "split")
 CRF = 8  # next to no loss but that of the halved resolution of colours
-CLIPS_AT_ONCE = 4  # through the codec
 
 
 @dataclass(frozen=True)
 class WorldFiles:
-    """The data set whose item writes the files of a group of clips, as far as they are missing: for workers to load."""
+    """The data set whose item writes the files of a clip, as far as they are missing: for workers to load."""
 
     clips: "WorldClips"
-    groups: list[list[int]]
+    seeds: list[int]
     folder: Path
     suffix: str
     device: str
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.seeds)
 
-    def __getitem__(self, number: int) -> "tuple[list[int], list[Tensor]]":
-        """The seeds of the group and, where their latents are still to be made, frames, uint8 ``(t, h, w, 3)``."""
+    def __getitem__(self, number: int) -> "tuple[int, Tensor | None]":
+        """A seed and, where the latents are still to be made, the frames, uint8 ``(t, h, w, 3)``."""
         from data.video import write_video
         from data.world import sample_scene
 
-        rendered = []
-        for seed in self.groups[number]:
-            shape, scene = self.clips.shape(seed), sample_scene(self.clips.split, seed)
-            path = clip_file(self.folder, seed, self.suffix)
-            if not path.with_suffix(".json").exists():
-                facts = scene.facts(shape.num_frames, shape.height, shape.width, shape.frame_rate)
-                write_text(path.with_suffix(".json"), json.dumps(facts | {"style": self.clips.style(seed)}))
-            if self.suffix == ".mp4" and path.exists():
-                continue
-            frames = scene.render(shape.num_frames, shape.height, shape.width, shape.frame_rate, self.device)
-            if self.suffix == ".mp4":
-                write_video(path, frames, shape.frame_rate, crf=CRF, reproducible=True)
-            else:
-                rendered.append(frames)
-        return self.groups[number], rendered
+        seed = self.seeds[number]
+        shape, scene = self.clips.shape(seed), sample_scene(self.clips.split, seed)
+        path = clip_file(self.folder, seed, self.suffix)
+        if not path.with_suffix(".json").exists():
+            facts = scene.facts(shape.num_frames, shape.height, shape.width, shape.frame_rate)
+            write_text(path.with_suffix(".json"), json.dumps(facts | {"style": self.clips.style(seed)}))
+        if path.exists():
+            return seed, None
+        frames = scene.render(shape.num_frames, shape.height, shape.width, shape.frame_rate, self.device)
+        if self.suffix != ".mp4":
+            return seed, frames
+        write_video(path, frames, shape.frame_rate, crf=CRF, reproducible=True)
+        return seed, None
 
 
 def prepare_world(args: argparse.Namespace) -> None:
@@ -88,20 +85,19 @@ def prepare_world(args: argparse.Namespace) -> None:
         "num_frames": args.num_frames,
         "frame_rate": args.frame_rate,
         "stored": f"latents of codec {codec.fingerprint()}" if codec else f"H.264 with crf {CRF}",
+        "device": args.device,
     }
     open_folder(args.out, settings)
     remove_drafts(args.out, seeds)
     suffix = ".safetensors" if codec else ".mp4"
-    missing = {s for s in seeds if not all(clip_file(args.out, s, end).exists() for end in (suffix, ".json"))}
-    # Groups depend on the command alone: latents may differ in their last bits with what is encoded beside them.
-    groups = [group for group in grouped(clips, seeds, CLIPS_AT_ONCE if codec else 1) if missing & set(group)]
-    files = cast("torch.utils.data.Dataset", WorldFiles(clips, groups, args.out, suffix, args.device))
-    workers = min(args.workers, len(groups)) if args.device == "cpu" else 0
+    missing = [s for s in seeds if not all(clip_file(args.out, s, end).exists() for end in (suffix, ".json"))]
+    files = cast("torch.utils.data.Dataset", WorldFiles(clips, missing, args.out, suffix, args.device))
+    workers = min(args.workers, len(missing)) if args.device == "cpu" else 0
     with tqdm(initial=len(seeds) - len(missing), total=len(seeds), desc="world", unit="clip", disable=None) as bar:
-        for group, frames in load_ahead(files, range(len(groups)), workers):
-            if codec:
-                write_latents(codec, frames, [clip_file(args.out, seed, suffix) for seed in group])
-            bar.update(len(missing & set(group)))
+        for seed, frames in load_ahead(files, range(len(missing)), workers):
+            if codec and frames is not None:
+                write_latents(codec, frames, clip_file(args.out, seed, suffix))
+            bar.update()
     write_index(args.out, suffix)
     seconds = time.perf_counter() - began
     kept = f" ({len(seeds) - len(missing)} were there)" if len(missing) < len(seeds) else ""
@@ -143,15 +139,6 @@ def open_folder(folder: Path, settings: dict[str, Any]) -> None:
             raise ValueError(f"--out {folder} was made with {name} {found.get(name)}, not {value}: give a new folder")
 
 
-def grouped(clips: "WorldClips", seeds: range, most: int) -> list[list[int]]:
-    """The seeds in groups of at most `most` clips of one size."""
-    by_size: dict[tuple[int, int], list[int]] = {}
-    for seed in seeds:
-        shape = clips.shape(seed)
-        by_size.setdefault((shape.height, shape.width), []).append(seed)
-    return [same[i : i + most] for same in by_size.values() for i in range(0, len(same), most)]
-
-
 def clip_file(folder: Path, seed: int, suffix: str) -> Path:
     """Where a clip's file of this kind is, or will be."""
     return folder / f"{seed:08d}{suffix}"
@@ -173,19 +160,17 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def write_latents(codec: "LatentCodec", frames: "list[Tensor]", paths: list[Path]) -> None:
-    """Encode clips, uint8 ``(t, h, w, 3)``, as one batch, and write those latents ``(c, t, h, w)`` that are missing."""
-    import torch
+def write_latents(codec: "LatentCodec", frames: "Tensor", path: Path) -> None:
+    """Encode a clip, uint8 ``(t, h, w, 3)``, alone, so that its bytes depend on nothing else, and write its latents
+    ``(c, t, h, w)``."""
     from safetensors.torch import save_file
 
     from data.sheet import replacing
     from data.transforms import to_float
 
-    encoded = codec.encode(torch.stack([to_float(clip) for clip in frames]))
-    for path, latents in zip(paths, encoded.cpu(), strict=True):
-        if not path.exists():
-            with replacing(path) as draft:
-                save_file({"latents": latents.contiguous()}, draft)
+    (latents,) = codec.encode(to_float(frames)[None]).cpu()
+    with replacing(path) as draft:
+        save_file({"latents": latents.contiguous()}, draft)
 
 
 def write_index(folder: Path, suffix: str) -> None:
@@ -218,7 +203,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     world.add_argument("--size", type=size, nargs="+", default=[(128, 128)], metavar="WxH", help=sizes)
     world.add_argument("--num-frames", type=at_least(1), default=33, help="of each clip (default: %(default)s)")
     world.add_argument("--frame-rate", type=frame_rate, default=8.0, help="frames a second (default: %(default)g)")
-    world.add_argument("--latents", action="store_true", help="store the codec's latents instead of mp4")
+    world.add_argument("--latents", action="store_true", help="store the codec's latents; train.py takes mp4")
     world.add_argument("--model", type=Path, default=MODEL, help="whose codec makes the latents (default: sora-tiny)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = "processes that render; 0 renders in this one (default: as many as cores, %(default)s)"
@@ -239,7 +224,8 @@ def main() -> int:
         prepare_world(args)
         return 0
     except (ValueError, OSError, RuntimeError) as error:  # a worker's error comes with its traceback before it
-        print(f"prepare.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        reason = str(error).strip() or type(error).__name__
+        print(f"prepare.py: {reason.splitlines()[-1]}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         print("prepare.py: stopped", file=sys.stderr)

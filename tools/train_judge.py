@@ -6,10 +6,9 @@ Clips are rendered and passed through it once, into ``cache/judge``; the same co
 
 import argparse
 import math
-import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,17 +16,20 @@ import torch.nn.functional as F
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.dataset import WORLD_VERSION
 from data.options import at_least
+from data.packing import load_ahead
 from data.seeding import keyed_generator
+from data.sheet import replacing
 from data.transforms import to_float, to_uint8
 from data.world import sample_scene
 from data.world.judge import FRAME_RATE, PART, WINDOW, Judge
 from data.world.labels import MAX_OBJECTS, OBJECT_WORDS, SCENE_WORDS, mirrored, scene_labels
 from data.world.reading import read_clips
-from data.world.score import agreement, centre_errors, full_prompt, shares, true_owners
+from data.world.score import judge_agreements, shares
 from vae3d import LatentCodec
 from video_dit.layers import fast_dtype
 
@@ -45,27 +47,33 @@ def clip_file(folder: Path, seed: int) -> Path:
     return folder / f"{seed:08d}.safetensors"
 
 
-def render_clip(seed: int, folder: Path) -> None:
-    """Write the clip and its labels to a file, whole or not at all."""
-    path = clip_file(folder, seed)
-    torch.set_num_threads(1)
-    height, width = size_of(seed)
-    scene = sample_scene("all", seed)
-    labels = scene_labels(scene, WINDOW, height, width, FRAME_RATE)
-    draft = path.with_suffix(".part")
-    save_file(labels | {"frames": scene.render(WINDOW, height, width, FRAME_RATE)}, draft)
-    draft.replace(path)
+@dataclass(frozen=True)
+class Renders(Dataset):
+    """The data set whose item writes the clip of a seed and its labels to a file: for workers to load."""
+
+    seeds: list[int]
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, number: int) -> int:
+        seed = self.seeds[number]
+        height, width = size_of(seed)
+        scene = sample_scene("all", seed)
+        labels = scene_labels(scene, WINDOW, height, width, FRAME_RATE)
+        with replacing(clip_file(self.folder, seed)) as draft:
+            save_file(labels | {"frames": scene.render(WINDOW, height, width, FRAME_RATE)}, draft)
+        return seed
 
 
 def render_clips(seeds: range, folder: Path, workers: int) -> None:
+    """Write the clips that are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in seeds if not clip_file(folder, seed).exists()]
-    if not missing:
-        return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        done = pool.imap_unordered(partial(render_clip, folder=folder), missing, chunksize=16)
-        for _ in tqdm(done, total=len(missing), desc="rendering", unit="clip"):
-            pass
+    loader = load_ahead(Renders(missing, folder), range(len(missing)), min(workers, len(missing)))
+    for _ in tqdm(loader, desc="rendering", unit="clip", disable=not missing):
+        pass
 
 
 @torch.no_grad()
@@ -80,10 +88,8 @@ def reconstruct_clips(seeds: range, folder: Path, codec: LatentCodec, device: to
         frames = [to_float(load_file(clip_file(folder, seed))["frames"]) for seed in part]
         pixels = torch.stack(frames).to(device, codec.vae.dtype)
         for seed, clip in zip(part, codec.decode(codec.encode(pixels)).float().cpu(), strict=True):
-            path = clip_file(out, seed)
-            draft = path.with_suffix(".part")
-            save_file({"frames": to_uint8(clip)}, draft)
-            draft.replace(path)
+            with replacing(clip_file(out, seed)) as draft:
+                save_file({"frames": to_uint8(clip)}, draft)
     return out
 
 
@@ -213,22 +219,44 @@ def cell_shares(centres: Tensor, grid: tuple[int, ...]) -> Tensor:
 def validate(judge: Judge, seeds: range, folder: Path) -> str:
     """How often the judge is right about the clips of a folder, whose seeds it has not seen."""
     judge.eval()
-    agreements, errors = [], []
-    for size in dict.fromkeys(SIZES):
-        for part in chunks([seed for seed in seeds if size_of(seed) == size], 16):
-            frames = torch.stack([load_file(clip_file(folder, seed))["frames"] for seed in part])
-            for seed, reading in zip(part, read_clips(judge, frames), strict=True):
-                scene = sample_scene("all", seed)
-                truth = scene.truth(WINDOW, FRAME_RATE).at_aspect(size[1] / size[0])
-                owners = true_owners(reading, truth)
-                agreements.append(agreement(reading, full_prompt(scene), owners))
-                errors += centre_errors(reading, truth, owners)
+    told = []
+    for height, width in dict.fromkeys(SIZES):
+        same = [seed for seed in seeds if size_of(seed) == (height, width)]
+        clips = [
+            torch.stack([load_file(clip_file(folder, seed))["frames"] for seed in part]) for part in chunks(same, 16)
+        ]
+        readings = [reading for part in clips for reading in read_clips(judge, part)]
+        scenes = [sample_scene("all", seed) for seed in same]
+        told.append(judge_agreements(readings, scenes, WINDOW, FRAME_RATE, width / height))
     judge.train()
-    told = ", ".join(f"{name} {share.value:.1%}" for name, share in shares(agreements).items())
-    return f"{told}, centre error {sum(errors) / max(1, len(errors)):.2%}"
+    errors = [error for _, part in told for error in part]
+    right = shares([one for part, _ in told for one in part])
+    words = ", ".join(f"{name} {share.value:.1%}" for name, share in right.items())
+    return f"{words}, centre error {sum(errors) / max(1, len(errors)):.2%}"
+
+
+def resume(judge: Judge, optimizer: torch.optim.Optimizer, state: Path, settings: dict[str, str]) -> int:
+    """Load what a stopped run with these settings has left in a file, if it has; returns the steps done.
+
+    Raises:
+        ValueError: the settings of that run were others.
+    """
+    if not state.exists():
+        return 0
+    saved = torch.load(state, map_location=next(judge.parameters()).device, weights_only=True)
+    for name, value in settings.items():
+        if saved["settings"].get(name) != value:
+            raise ValueError(
+                f"{state} is of a run with --{name} {saved['settings'].get(name)}, not {value}: "
+                "go on with that, or remove the file"
+            )
+    judge.load_state_dict(saved["judge"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return int(saved["step"])
 
 
 def train(args: argparse.Namespace) -> None:
+    """Make the clips that are missing, then train, save and validate."""
     device = torch.device(args.device)
     folder = args.cache / f"world-{WORLD_VERSION}"
     seen, unseen = range(args.clips), range(UNSEEN, UNSEEN + args.validation)
@@ -239,15 +267,16 @@ def train(args: argparse.Namespace) -> None:
     through = reconstruct_clips(seen[::2], folder, codec, device)
     torch.manual_seed(0)
     judge = Judge().to(device)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=args.lr, weight_decay=0.02)
-    state, start = args.cache / "state.pt", 0
-    if state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        judge.load_state_dict(saved["judge"])
-        optimizer.load_state_dict(saved["optimizer"])
-        start = saved["step"]
-    elif args.init_from:
+    if args.init_from:
         judge.load_state_dict(Judge.load(args.init_from).state_dict())
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=args.lr, weight_decay=0.02)
+    state = through / "state.pt"
+    settings = {name: str(getattr(args, name)) for name in ("clips", "batch", "steps", "lr")}
+    start = resume(judge, optimizer, state, settings)
+    if start >= args.steps:
+        judge.save(args.out)  # it may have been stopped in between
+        print(f"{state} is of a finished run: saved it in {args.out}")
+        return
     bar = tqdm(batches(seen, args.batch, folder, through, start), initial=start, total=args.steps, desc="judge")
     for step, batch in enumerate(bar, start=start + 1):
         if step > args.steps:
@@ -262,10 +291,10 @@ def train(args: argparse.Namespace) -> None:
         optimizer.step()
         bar.set_postfix({name: f"{value:.2f}" for name, value in parts.items()}, refresh=False)
         if step % args.save_every == 0 or step == args.steps:
-            draft = state.with_suffix(".part")
-            torch.save({"judge": judge.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, draft)
-            draft.replace(state)
             judge.save(args.out)
+            saved = {"judge": judge.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            with replacing(state) as draft:
+                torch.save(saved | {"settings": settings}, draft)
             for name, clips in (("as rendered", folder), ("through the autoencoder", through)):
                 bar.write(f"step {step}, clips {name}: {validate(judge, unseen, clips)}")
 
@@ -285,9 +314,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--init-from", type=Path, help="a folder with a judge to go on from")
     parser.add_argument("--out", type=Path, default=ROOT / "checkpoints" / "judge", help="default: %(default)s")
     parser.add_argument("--cache", type=Path, default=ROOT / "cache" / "judge", help="default: %(default)s")
-    parser.add_argument("--workers", type=at_least(1), default=2, help="processes that render (default: %(default)s)")
+    parser.add_argument("--workers", type=at_least(0), default=2, help="processes that render (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
+        parser.error(f"--device {args.device}: PyTorch finds no such device here: use cpu")
+    return args
 
 
 def main() -> int:

@@ -67,7 +67,8 @@ class Found:
 
     objects: for each name of `OBJECT_WORDS`, logits (b, k, classes); scene: for each name of `SCENE_WORDS`, logits
     (b, classes). matches: the two rounds of logits (b, k, steps, cells) over the cells of every second frame.
-    centres: (b, k, t, 2) in [0, 1] of the picture. depths: (b, k, t) log of units. features: (b, d).
+    centres: (b, k, t, 2) in [0, 1] of the picture. depths: (b, k, t) log of units. features: (b, k + 1, d), of each
+    object and, last, of the view.
     """
 
     objects: Mapping[str, Tensor]
@@ -178,7 +179,7 @@ class Judge(nn.Module):
             matches=(first_match, second_match),
             centres=rearrange(centres, "b k s f c -> b k (s f) c")[:, :, :num_frames],
             depths=rearrange(depths, "b k s f 1 -> b k (s f)")[:, :, :num_frames] + 1.6,
-            features=tracks[:, -1].mean(1),
+            features=tracks.mean(2),
         )
 
     def save(self, folder: str | Path) -> None:
@@ -201,7 +202,7 @@ class Judge(nn.Module):
             with safe_open(path, framework="pt") as file:
                 judge = cls(**{name: int(value) for name, value in (file.metadata() or {}).items()})
             judge.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError, TypeError) as error:
+        except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
         return judge.eval()
 

@@ -6,14 +6,12 @@ import torch
 from torch import Tensor
 
 from data.world.caption import CAMERAS, COLOURS, GROUNDS, MATERIALS, MOTIONS, SHAPES, SIZES, TIMES_OF_DAY
-from data.world.motion import HEADINGS
 from data.world.scene import Scene
+from data.world.words import MOTION_WAYS, WAY_PHRASES
 
 MAX_OBJECTS = 4
-_SIDES, _TURNS = ("left", "right"), ("clockwise", "counterclockwise")
-_DIRECTIONS = {"roll": _SIDES, "collide": _SIDES, "pass behind": _SIDES, "orbit": _TURNS, "spin": _TURNS}
 MOTION_CLASSES = tuple(
-    f"{motion} {direction}".strip() for motion in MOTIONS for direction in _DIRECTIONS.get(motion, ("",))
+    f"{motion} {direction}".strip() for motion in MOTIONS for direction in MOTION_WAYS.get(motion, ("",))
 )
 """Each motion with its direction: "slide left", "roll right", "orbit clockwise", "stay" …"""
 
@@ -35,7 +33,7 @@ def motion_class(motion: str, direction: str) -> str:
 def parted_motion(word: str) -> tuple[str, str]:
     """A word of `MOTION_CLASSES` as the motion and its direction, "" for none: "slide left" is ("slide", "left")."""
     motion, _, direction = word.rpartition(" ")
-    return (motion, direction) if direction in (*HEADINGS, *_TURNS) else (word, "")
+    return (motion, direction) if direction in WAY_PHRASES else (word, "")
 
 
 def scene_labels(scene: Scene, num_frames: int, height: int, width: int, frame_rate: float) -> dict[str, Tensor]:

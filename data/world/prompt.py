@@ -37,6 +37,8 @@ _SPELLINGS = (
     (r"\bdo(?:es)?n't\b", "does not"),
     (r"\bsmaller than\b", "smaller_than"),
     (r"\b(?:slowly|gently|smoothly|quickly|very)\b", ""),
+    (r"\bjump(?:s|ing)?\b", "bounces"),
+    (r"\b(?:and )?(?:hit|strik)(?:s|es|e|ting|ing)? the (?:ground|floor)\b", ""),
 )
 _MOTION_CUES = {"still": "stay", "motionless": "stay", "stationary": "stay", "not move": "stay"}
 _CAMERA_CUES = {"static": "still", "fixed": "still", "still": "still", "stationary": "still", "motionless": "still"}
@@ -86,8 +88,13 @@ class _Mention:
 def read_prompt(text: str) -> Prompt:
     """What a caption or a prompt in free wording says about a scene; words it does not know are passed over.
 
-    A name with "the" that fits an object named before means that object. Raises ValueError if no object is named.
+    A name with "the" that fits an object named before means that object. Raises ValueError if no object is named, or
+    several by one name.
     """
+    if several := re.search(rf"\b{_any_of(_meanings(SHAPE_WORDS))}(?:e?s)\b", text.lower()):
+        raise ValueError(
+            f"prompt={text!r} speaks of {several[0]!r}: name each object by itself, such as 'a red ball and a red ball'"
+        )
     plain, objects, named = _named(_plain(text))
     if not objects:
         raise ValueError(
@@ -104,7 +111,7 @@ def read_prompt(text: str) -> Prompt:
         if _passes(mention.said) and following is not None:
             objects[mention.index] = _moving(objects[mention.index], "pass behind", mention.said)
             continue
-        if struck := _strikes(mention.said):
+        if struck := _strikes(mention.said, following is not None):
             partner = following if struck == "next" else earlier
             for index in (mention.index, partner):
                 if index is not None:
@@ -165,10 +172,12 @@ def _named(text: str) -> tuple[str, list[ObjectWords], list[int]]:
         for kind, table in (("size", SIZE_WORDS), ("colour", COLOUR_WORDS), ("material", MATERIAL_WORDS))
         for word, meaning in _meanings(table).items()
     }
-    adjective, shape = rf"\b{_any_of(adjectives)}\b", rf"\b{_any_of(shapes)}(?:e?s)?\b"
+    adjective, shape = rf"\b{_any_of(adjectives)}\b", rf"\b{_any_of(shapes)}\b"
     link = r"(?: ,)?(?: and)? "
+    # such as "metal" in "a red metal ball"
+    unknown = r"(?:(?!(?:an?|the|one|and|or|of|to|in|on|with|is|that|which)\b)[a-z]+ )?"
     name = re.compile(
-        rf"(?:\b(?P<article>the|an?|one|another) )?(?P<before>(?:{adjective}{link})*)(?P<shape>{shape})"
+        rf"(?:\b(?P<article>the|an?|one|another) )?(?P<before>(?:(?:{adjective}{link})+{unknown})?)(?P<shape>{shape})"
         rf"(?P<after>(?: ,| ,? ?(?:that|which) is| is) {adjective}(?:{link}{adjective})*(?!{link}{adjective})"
         rf"(?!{link}{shape})(?: ,(?! (?:an?|the) ))?)?"
     )
@@ -176,7 +185,7 @@ def _named(text: str) -> tuple[str, list[ObjectWords], list[int]]:
     named: list[int] = []
 
     def mark(found: re.Match[str]) -> str:
-        said = {"shape": next(shapes[word] for word in shapes if re.fullmatch(rf"{word}(?:e?s)?", found["shape"]))}
+        said = {"shape": shapes[found["shape"]]}
         for word in re.findall(adjective, f"{found['before']} {found['after'] or ''}"):
             said.setdefault(*adjectives[word])
         words = ObjectWords(**said)
@@ -248,12 +257,16 @@ def _passes(text: str) -> bool:
     return any(re.search(_pattern(phrase) + "$", text) for phrase in PAIR_PHRASES["pass behind"])
 
 
-def _strikes(text: str) -> str | None:
+def _strikes(text: str, named: bool) -> str | None:
     """Whether a text says that an object collides: with the "next" one named, or, as "they collide", another."""
     own = {verb for phrases in MOTION_PHRASES.values() for phrase in phrases for verb in marked_verbs(phrase)}
     cues = {verb for phrase in PAIR_PHRASES["collide"] for verb in marked_verbs(phrase)} - own
     found = re.search(rf"\b{_any_of(cues)}\b(?P<next>(?: (?:into|with|by|against))?$)?", text)
-    return ("another" if found["next"] is None else "next") if found else None
+    if found is None:
+        return None
+    if named and found["next"] is not None:
+        return "next"
+    return "another" if found[0].startswith("collide") else None
 
 
 def _moving(obj: ObjectWords, motion: str, text: str) -> ObjectWords:

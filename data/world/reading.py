@@ -21,7 +21,8 @@ class ObjectReading:
     """One object as the judge sees it.
 
     words: for each name of `OBJECT_WORDS`, one of its words. centres: (t, 2) in [0, 1] of the picture. depths: (t,)
-    units ahead of the camera. identities: shape and colour as told from each `PART` frames alone.
+    units ahead of the camera. identities: shape and colour as told from parts of `PART` frames alone, from the first
+    to the last.
     """
 
     words: Mapping[str, str]
@@ -32,7 +33,10 @@ class ObjectReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """A clip as the judge sees it. words: for each name of `SCENE_WORDS`, one of its words. features: (d,)."""
+    """A clip as the judge sees it.
+
+    words: for each name of `SCENE_WORDS`, one of its words. features: (2d,), of the view and of the mean object.
+    """
 
     objects: tuple[ObjectReading, ...]
     words: Mapping[str, str]
@@ -62,15 +66,18 @@ def read_clips(judge: Judge, frames: Tensor) -> list[Reading]:
     centres = torch.cat([w.centres[:, :, min(i, 1) :] for i, w in enumerate(windows)], dim=2)
     depths = torch.cat([w.depths[:, :, min(i, 1) :] for i, w in enumerate(windows)], dim=2).exp()
     parts = []
-    for first in range(0, total - 1, PART - 1):
+    for first in dict.fromkeys((*range(0, total - PART + 1, PART - 1), max(0, total - PART))):
         features, overview, _ = judge.features(pixels[:, :, first : first + PART])
         parts.append(judge(features, overview, centres[:, :, first].clamp(0.0, 1.0), features.shape[2]))
     chosen = {name: logits.argmax(-1).tolist() for name, logits in windows[0].objects.items()}
     setting = {name: logits.argmax(-1).tolist() for name, logits in windows[0].scene.items()}
     told = [[part.objects[name].argmax(-1).tolist() for name in ("shape", "colour")] for part in parts]
     shapes, colours = OBJECT_WORDS["shape"], OBJECT_WORDS["colour"]
+    features = windows[0].features.cpu()  # b (k + 1) d
     readings = []
     for i in range(len(frames)):
+        own = features[i, :-1][is_object[i].cpu()]
+        described = torch.cat((features[i, -1], own.mean(0) if len(own) else torch.zeros_like(features[i, -1])))
         objects = tuple(
             ObjectReading(
                 {name: words[chosen[name][i][j]] for name, words in OBJECT_WORDS.items()},
@@ -81,7 +88,7 @@ def read_clips(judge: Judge, frames: Tensor) -> list[Reading]:
             for j in torch.nonzero(is_object[i]).flatten().tolist()
         )
         words = {name: words[setting[name][i]] for name, words in SCENE_WORDS.items()}
-        readings.append(Reading(objects, words, windows[0].features[i].cpu()))
+        readings.append(Reading(objects, words, described))
     return readings
 
 

@@ -119,7 +119,10 @@ class Scene:
         return render_scene(self, num_frames, height, width, frame_rate, device=device)
 
     def caption(self, style: str = "exhaustive") -> str:
-        """A true description in one of `data.world.caption.CAPTION_STYLES`; ValueError for another style."""
+        """A true description in one of `data.world.caption.CAPTION_STYLES`; ValueError for another style.
+
+        It holds for the first `CHECKED_SECONDS`; later what moves may come to rest elsewhere or leave the picture.
+        """
         return scene_caption(self, style)
 
     def truth(self, num_frames: int, frame_rate: float) -> Truth:

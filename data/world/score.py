@@ -29,17 +29,23 @@ ATTRIBUTES = (
     "time of day",
 )
 FARTHEST = 0.15  # of the picture: an object found is a true one only if its centre is no farther from it
+OTHERS = 16
 
 Agreement = Mapping[str, Sequence[bool]]
-"""For each of `ATTRIBUTES` that a prompt states, whether each of its statements holds."""
+"""For each of `ATTRIBUTES` that a prompt states, whether each of its statements holds; and "all", whether all do."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """How many of the statements asked for are right."""
+    """How many of the statements asked for are right.
+
+    spread: how much wider the share varies than if each statement were a draw of its own; those about one clip are
+    often right or wrong together.
+    """
 
     right: int
     asked: int
+    spread: float = 1.0
 
     @property
     def value(self) -> float:
@@ -48,47 +54,56 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of 95 %, after Wilson (1927), each statement counted as a draw of its own."""
+        """Of 95 %, after Wilson (1927), of as many draws as there are statements over `spread`."""
         if not self.asked:
             return math.nan, math.nan
-        z, n = 1.96, self.asked
+        z, n = 1.96, self.asked / self.spread
         middle = (self.value + z * z / (2 * n)) / (1 + z * z / n)
         half = z * math.sqrt(self.value * (1 - self.value) / n + z * z / (4 * n * n)) / (1 + z * z / n)
         return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def full_prompt(scene: Scene) -> Prompt:
-    """Everything that can be said about a scene."""
+    """Everything that can be said about a scene, each thing once."""
     objects = tuple(
         ObjectWords(obj.shape, obj.colour, obj.size, obj.material, family_of(obj.motion), obj.direction or None)
         for obj in scene.objects
     )
-    return Prompt(objects, scene.camera.motion, scene.ground, scene.time_of_day, scene.relations)
+    relations = tuple(one for one in scene.relations if one.word in ("left of", "behind", "larger than"))
+    return Prompt(objects, scene.camera.motion, scene.ground, scene.time_of_day, relations)
 
 
-def agreement(reading: Reading, prompt: Prompt, owners: Sequence[int | None] | None = None) -> Agreement:
+def agreement(
+    reading: Reading,
+    prompt: Prompt,
+    owners: Sequence[int | None] | None = None,
+    about: Sequence[bool] | None = None,
+) -> Agreement:
     """Whether each statement of a prompt holds of a clip; what is said of an object that is not there is wrong.
 
     owners: for each object of the prompt, which object of the reading it is; by default, those that make most
-    statements true. Raises ValueError for more objects than the judge looks for.
+    statements true. about: which objects of the prompt are asked about one by one (default: all). "all" is whether
+    everything holds, whatever `about` says. Raises ValueError for more objects than the judge looks for.
     """
     if len(prompt.objects) > MOST_FOUND:
         raise ValueError(f"a prompt names {len(prompt.objects)} objects; the judge tells at most {MOST_FOUND} apart")
-    owners = _best_owners(reading, prompt.objects) if owners is None else owners
+    owners = _best_owners(reading, prompt) if owners is None else owners
     found = [None if owner is None else reading.objects[owner] for owner in owners]
+    asked = [True] * len(found) if about is None else about
     told: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
+    others: list[bool] = []
     told["count"].append(len(reading.objects) == len(prompt.objects))
-    for said, seen in zip(prompt.objects, found, strict=True):
+    for said, seen, counts in zip(prompt.objects, found, asked, strict=True):
         for name, holds in _object_agreement(said, seen).items():
-            told[name].append(holds)
-    for relation in prompt.relations:
-        told["relations"].append(_relation_holds(relation, found))
+            (told[name] if counts else others).append(holds)
+    told["relations"] += [_relation_holds(relation, found) for relation in prompt.relations]
     if prompt.camera is not None:
         camera = reading.words["camera"]
         told["camera"].append(camera == prompt.camera or camera.split(" ")[0] == prompt.camera)
     for name, word, key in (("ground", prompt.ground, "ground"), ("time of day", prompt.time_of_day, "time_of_day")):
         if word is not None:
             told[name].append(reading.words[key] == word)
+    told["all"] = [all(others) and all(all(holds) for holds in told.values())]
     return {name: holds for name, holds in told.items() if holds}
 
 
@@ -117,19 +132,59 @@ def centre_errors(reading: Reading, truth: Truth, owners: Sequence[int | None]) 
     return errors
 
 
-def shares(agreements: Iterable[Agreement]) -> dict[str, Share]:
+def judge_agreements(
+    readings: Sequence[Reading], scenes: Sequence[Scene], num_frames: int, frame_rate: float, aspect: float
+) -> tuple[list[Agreement], list[float]]:
+    """Where the judge is right about clips of known scenes, whose objects are told apart by where they start; and its
+    errors about centres."""
+    agreements, errors = [], []
+    for reading, scene in zip(readings, scenes, strict=True):
+        truth = scene.truth(num_frames, frame_rate).at_aspect(aspect)
+        owners = true_owners(reading, truth)
+        agreements.append(agreement(reading, full_prompt(scene), owners))
+        errors += centre_errors(reading, truth, owners)
+    return agreements, errors
+
+
+def against_others(
+    readings: Sequence[Reading], prompts: Sequence[Prompt], about: Sequence[Sequence[bool] | None]
+) -> list[Agreement]:
+    """Each clip held against up to `OTHERS` prompts that are not its own: what chance gives."""
+    n = len(prompts)
+    shifts = sorted({1 + round(i * (n - 2) / OTHERS) for i in range(OTHERS)}) if n > 1 else []
+    return [
+        agreement(reading, prompts[(i + shift) % n], about=about[(i + shift) % n])
+        for shift in shifts
+        for i, reading in enumerate(readings)
+    ]
+
+
+def shares(agreements: Sequence[Agreement]) -> dict[str, Share]:
     """How often each attribute is right over all clips; "all" is the share of clips whose every statement holds."""
-    right, asked = dict.fromkeys((*ATTRIBUTES, "all"), 0), dict.fromkeys((*ATTRIBUTES, "all"), 0)
-    for told in agreements:
-        for name, holds in (*told.items(), ("all", [all(all(holds) for holds in told.values())])):
-            right[name] += sum(holds)
-            asked[name] += len(holds)
-    return {name: Share(right[name], asked[name]) for name in right}
+    found = {}
+    for name in (*ATTRIBUTES, "all"):
+        clips = [(sum(told[name]), len(told[name])) for told in agreements if name in told]
+        right, asked = sum(r for r, _ in clips), sum(n for _, n in clips)
+        found[name] = Share(right, asked, _spread(clips))
+    return found
+
+
+def _spread(clips: Sequence[tuple[int, int]]) -> float:
+    """The design effect of asking several statements about a clip: variance of the ratio right / asked over clips
+    (Cochran 1977, eq. 2.39) over that of single draws; at least 1."""
+    asked = sum(n for _, n in clips)
+    share = sum(r for r, _ in clips) / asked if asked else 0.0
+    if len(clips) < 2 or share in (0.0, 1.0):
+        return 1.0
+    spread = len(clips) / (len(clips) - 1) * sum((r - share * n) ** 2 for r, n in clips) / asked**2
+    return max(1.0, spread / (share * (1 - share) / asked))
 
 
 def kept_identity(readings: Iterable[Reading]) -> Share:
-    """How many of the objects found are of the same shape and colour in every part of the clip."""
-    kept = [len(set(obj.identities)) == 1 for reading in readings for obj in reading.objects]
+    """How many of the objects found are of the same shape and colour in every part of their clip; those of clips too
+    short for two parts are not asked about."""
+    found = [obj.identities for reading in readings for obj in reading.objects if len(obj.identities) > 1]
+    kept = [len(set(identities)) == 1 for identities in found]
     return Share(sum(kept), len(kept))
 
 
@@ -153,14 +208,27 @@ def frechet_distance(one: Tensor, two: Tensor) -> float:
     return float((a.mean(0) - b.mean(0)).square().sum() + first.trace() + second.trace() - 2.0 * mixed)
 
 
-def _best_owners(reading: Reading, objects: Sequence[ObjectWords]) -> list[int | None]:
+def _best_owners(reading: Reading, prompt: Prompt) -> list[int | None]:
     """Which object of the reading each object of a prompt is, so that most of what is said is true."""
-    scores = [[sum(_object_agreement(said, seen).values()) for seen in reading.objects] for said in objects]
-    places = max(len(objects), len(reading.objects))
+    scores = [[sum(_object_agreement(said, seen).values()) for seen in reading.objects] for said in prompt.objects]
+    places = max(len(prompt.objects), len(reading.objects))
     for row in scores:
         row += [-1] * (places - len(row))  # nothing is there: worse than an object of which all is wrong
-    best = max(permutations(range(places), len(objects)), key=lambda p: sum(scores[i][j] for i, j in enumerate(p)))
-    return [j if j < len(reading.objects) else None for j in best]
+
+    def right(order: Sequence[int]) -> int:
+        return sum(scores[i][j] for i, j in enumerate(order))
+
+    def owners(order: Sequence[int]) -> list[int | None]:
+        return [j if j < len(reading.objects) else None for j in order]
+
+    def relations(order: Sequence[int]) -> int:
+        found = [None if owner is None else reading.objects[owner] for owner in owners(order)]
+        return sum(_relation_holds(relation, found) for relation in prompt.relations)
+
+    orders = list(permutations(range(places), len(prompt.objects)))
+    most = max(map(right, orders))
+    best = [order for order in orders if right(order) == most]
+    return owners(max(best, key=relations) if len(best) > 1 else best[0])
 
 
 def _object_agreement(said: ObjectWords, seen: ObjectReading | None) -> dict[str, bool]:
