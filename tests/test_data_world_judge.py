@@ -28,7 +28,7 @@ def test_any_size_and_duration_up_to_a_window(judge: Judge, t: int, h: int, w: i
     assert features.shape == (2, steps, h // 4, w // 4, 16) and overview.shape == (2, steps, 32)
     assert points.shape == (2, h // 2, w // 2)
     found = judge(features, overview, torch.rand(2, 3, 2), t)
-    assert found.centres.shape == (2, 3, t, 2) and found.depths.shape == (2, 3, t)
+    assert found.view.shape == (2, t, 3) and found.centres.shape == (2, 3, t, 2) and found.depths.shape == (2, 3, t)
     assert all(found.objects[name].shape == (2, 3, len(words)) for name, words in OBJECT_WORDS.items())
     assert all(found.scene[name].shape == (2, len(words)) for name, words in SCENE_WORDS.items())
     assert all(match.shape == (2, 3, steps, h * w // 16) for match in found.matches)

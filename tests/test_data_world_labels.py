@@ -41,6 +41,13 @@ def test_labels_say_what_the_scene_is() -> None:
             assert parted_motion(motion_class(obj.motion, obj.direction)) == (family_of(obj.motion), obj.direction)
             assert torch.equal(labels["centres"][i], seen.centres) and torch.equal(labels["visible"][i], seen.visible)
         torch.testing.assert_close(labels["depths"][:n].exp(), truth.depths)
+        moves = {"pan": (0, 0, 1), "zoom": (0, 1, 0), "orbit": (1, 1, 1), "still": (0, 0, 0)}
+        family, _, way = scene.camera.motion.partition(" ")
+        view = labels["view"][-1]
+        assert ((view.abs() > 0.03).int().tolist()) == list(moves[family])
+        assert family != "pan" or (view[2] > 0) == (way == "right")
+        assert family != "zoom" or (view[1] > 0) == (way == "in")
+        assert family != "orbit" or (view[0] > 0) == (way == "right") == (view[2] < 0)
         assert labels["centres"].shape == (MAX_OBJECTS, 9, 2) and not labels["visible"][n:].any()
 
 
@@ -50,6 +57,7 @@ def test_a_mirror_swaps_sides_and_turns_and_nothing_else() -> None:
         flipped = mirrored(labels)
         for name in ("count", "shape", "colour", "size", "material", "ground", "time_of_day", "depths", "visible"):
             assert torch.equal(flipped[name], labels[name])
+        torch.testing.assert_close(flipped["view"], labels["view"] * torch.tensor([-1.0, 1.0, -1.0]))
         torch.testing.assert_close(flipped["centres"][..., 0], 1.0 - labels["centres"][..., 0])
         assert torch.equal(flipped["centres"][..., 1], labels["centres"][..., 1])
         again = mirrored(flipped)

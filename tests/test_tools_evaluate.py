@@ -159,7 +159,7 @@ def test_bad_options_are_one_clear_line(
         ("a red ball\n", "has 1 prompts"),
         ("a dog runs\na red ball\n", "names no object"),
         (7 * "a box, " + "\na cone\n", "names 7 objects"),
-        ("two balls\\na cone\\n", "each object by itself"),
+        ("two balls\na cone\n", "each object by itself"),
     ],
 )
 def test_bad_prompt_files_are_one_clear_line(

@@ -149,9 +149,9 @@ def test_folders_of_other_things_are_refused(prepare: ModuleType, tmp_path: Path
     ("arguments", "word"),
     [
         (["--size", "33x32"], "use 32x32"),
-        (["--size", "128"], "WIDTHxHEIGHT"),
+        (["--size", "128"], "like 64x64"),
         (["--size", "4x4"], "8 or more"),
-        (["--frame-rate", "0"], "0.5 to 240"),
+        (["--frame-rate", "0.1"], "0.5 to 240"),
         (["--count", "0"], "at least 1"),
         (["--first-seed", "-1"], "first-seed"),
     ],

@@ -211,6 +211,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     world.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda renders in this process")
     args = parser.parse_args(arguments)
     for height, width in args.size:
+        if min(height, width) < 8:
+            world.error(f"--size {width}x{height} is too small a picture: use 8 or more each way")
         if not args.latents and (height % 2 or width % 2):
             even = f"{width - width % 2}x{height - height % 2}"
             world.error(f"--size {width}x{height} is odd, and H.264 needs even sizes: use {even}")

@@ -174,6 +174,8 @@ def judge_loss(judge: Judge, clip: Mapping[str, Tensor]) -> tuple[Tensor, dict[s
     away = F.smooth_l1_loss(found.centres, centres, beta=0.01, reduction="none").sum(-1)
     losses["centres"] = 10.0 * (away * weight).sum() / weight.sum()
     losses["depths"] = 2.0 * (F.l1_loss(found.depths, clip["depths"], reduction="none") * weight).sum() / weight.sum()
+    if whole:
+        losses["view"] = F.l1_loss(found.view, clip["view"])
     cells = cell_shares(centres[:, :, ::2], features.shape[2:4])  # b k s cells
     for name, logits in zip(("match", "rematch"), found.matches, strict=True):
         cost = -(cells * logits.log_softmax(-1)).sum(-1)

@@ -67,7 +67,8 @@ class Found:
 
     objects: for each name of `OBJECT_WORDS`, logits (b, k, classes); scene: for each name of `SCENE_WORDS`, logits
     (b, classes). matches: the two rounds of logits (b, k, steps, cells) over the cells of every second frame.
-    centres: (b, k, t, 2) in [0, 1] of the picture. depths: (b, k, t) log of units. features: (b, k + 1, d), of each
+    centres: (b, k, t, 2) in [0, 1] of the picture. depths: (b, k, t) log of units. view: (b, t, 3), how the camera has
+    moved, as `data.world.labels.scene_labels` tells it. features: (b, k + 1, d), of each
     object and, last, of the view.
     """
 
@@ -76,6 +77,7 @@ class Found:
     matches: tuple[Tensor, Tensor]
     centres: Tensor
     depths: Tensor
+    view: Tensor
     features: Tensor
 
 
@@ -117,6 +119,7 @@ class Judge(nn.Module):
         self.position_head = nn.Linear(deep_width, 3 * TIME_STRIDE)
         nn.init.zeros_(self.position_head.weight)
         self.path = nn.Linear(6 * TIME_STRIDE, deep_width)
+        self.view_head = nn.Linear(deep_width, 3 * TIME_STRIDE)
         self.norm = nn.LayerNorm(2 * deep_width)
         self.object_heads = nn.ModuleDict({k: nn.Linear(2 * deep_width, len(v)) for k, v in OBJECT_WORDS.items()})
         self.scene_heads = nn.ModuleDict({k: nn.Linear(2 * deep_width, len(v)) for k, v in SCENE_WORDS.items()})
@@ -179,6 +182,7 @@ class Judge(nn.Module):
             matches=(first_match, second_match),
             centres=rearrange(centres, "b k s f c -> b k (s f) c")[:, :, :num_frames],
             depths=rearrange(depths, "b k s f 1 -> b k (s f)")[:, :, :num_frames] + 1.6,
+            view=rearrange(self.view_head(tracks[:, -1]), "b s (f c) -> b (s f) c", c=3)[:, :num_frames],
             features=tracks.mean(2),
         )
 
