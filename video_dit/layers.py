@@ -11,7 +11,7 @@ from video_dit.tokens import Segments
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the device computes in it, else fp32: a CPU without the instructions takes 50 times longer in bf16."""
+    """bf16 where the device computes in it, else fp32: a CPU without the instructions is many times slower in bf16."""
     if device.type == "cpu":
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     return torch.bfloat16

@@ -3,7 +3,7 @@
 It looks for centres of objects in the first frame (as points, after CenterNet, arXiv:1904.07850), follows each
 through the clip by matching what it found there against every frame, and reads the words off what it followed.
 Frames are seen two at a time by 2D convolutions that exchange channels with the steps before and after (TSM,
-arXiv:1811.08383): most of what a 3D convolution sees, for a third of its cost.
+arXiv:1811.08383): most of what a 3D convolution sees, for far less.
 """
 
 from collections.abc import Mapping
