@@ -133,11 +133,6 @@ class SceneObject:
         return (form.bound if lies else form.girth) * self.radius
 
     @property
-    def bounding_radius(self) -> float:
-        """Radius of the sphere about the centre that holds the whole object, in units, at time 0."""
-        return FORMS[self.shape].bound * self.radius
-
-    @property
     def volume(self) -> float:
         """Units cubed, at time 0; all objects are equally dense, so it stands for the mass."""
         return FORMS[self.shape].volume * self.radius**3
