@@ -43,6 +43,12 @@ def test_labels_say_what_the_scene_is() -> None:
         torch.testing.assert_close(labels["depths"][:n].exp(), truth.depths)
         moves = {"pan": (0, 0, 1), "zoom": (0, 1, 0), "orbit": (1, 1, 1), "still": (0, 0, 0)}
         family, _, way = scene.camera.motion.partition(" ")
+        right, up, ahead, grown = labels["paths"][:n].unbind(-1)  # each n t
+        gone = torch.stack([seen.positions - seen.positions[0] for seen in truth.objects])  # n t 3
+        axes = truth.camera_axes[0]
+        there = right.unsqueeze(-1) * axes[0] + up.unsqueeze(-1) * axes[1] + ahead.unsqueeze(-1) * axes[2]
+        torch.testing.assert_close(there, gone, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(grown.exp(), torch.stack([seen.radii / seen.radii[0] for seen in truth.objects]))
         view = labels["view"][-1]
         assert ((view.abs() > 0.03).int().tolist()) == list(moves[family])
         assert family != "pan" or (view[2] > 0) == (way == "right")
@@ -58,6 +64,8 @@ def test_a_mirror_swaps_sides_and_turns_and_nothing_else() -> None:
         for name in ("count", "shape", "colour", "size", "material", "ground", "time_of_day", "depths", "visible"):
             assert torch.equal(flipped[name], labels[name])
         torch.testing.assert_close(flipped["view"], labels["view"] * torch.tensor([-1.0, 1.0, -1.0]))
+        torch.testing.assert_close(flipped["paths"][..., 0], -labels["paths"][..., 0])
+        assert torch.equal(flipped["paths"][..., 1:], labels["paths"][..., 1:])
         torch.testing.assert_close(flipped["centres"][..., 0], 1.0 - labels["centres"][..., 0])
         assert torch.equal(flipped["centres"][..., 1], labels["centres"][..., 1])
         again = mirrored(flipped)

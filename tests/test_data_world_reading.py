@@ -57,10 +57,10 @@ def test_the_shipped_judge_is_right_about_unseen_renders(shipped: Judge) -> None
     readings = read_clips(shipped, torch.stack([scene.render(WINDOW, 64, 64, 8.0) for scene in scenes]))
     agreements, errors = judge_agreements(readings, scenes, WINDOW, 8.0, 1.0)
     right = shares(agreements)
-    # far below what the finished judge must reach: the shipped one is interim (checkpoints/judge/README.md)
-    assert right["colour"].value > 0.85 and right["count"].value > 0.75 and right["shape"].value > 0.7
-    assert right["motion"].value > 0.4 and right["ground"].value > 0.9
-    assert sum(errors) / len(errors) < 0.04
+    # a few points below what it was measured to be right about on more clips (checkpoints/judge/README.md)
+    assert right["colour"].value > 0.93 and right["count"].value > 0.87 and right["shape"].value > 0.85
+    assert right["motion"].value > 0.75 and right["camera"].value > 0.9 and right["ground"].value > 0.95
+    assert sum(errors) / len(errors) < 0.025
 
 
 def test_objects_are_followed_past_a_window(shipped: Judge) -> None:

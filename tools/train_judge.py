@@ -162,11 +162,11 @@ def judge_loss(judge: Judge, clip: Mapping[str, Tensor]) -> tuple[Tensor, dict[s
     """The sum of all losses of a batch, and the parts. What a part of a clip does not show is not asked of it."""
     device = clip["frames"].device
     with torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16):
-        features, overview, points = (part.float() for part in judge.features(clip["frames"]))
+        features, overview, slopes, points = (part.float() for part in judge.features(clip["frames"]))
     centres, visible, count = clip["centres"], clip["visible"], clip["count"]
     present = torch.arange(MAX_OBJECTS, device=count.device) < count.unsqueeze(1)  # b k
-    found = judge(features, overview, centres[:, :, 0] + clip["jitter"], centres.shape[2])
     present = present & visible[:, :, 0]
+    found = judge(features, overview, slopes, centres[:, :, 0] + clip["jitter"], present, centres.shape[2])
     whole = centres.shape[2] == WINDOW
     losses = {"points": point_loss(points, centres[:, :, 0], present)}
     seen = (visible & present.unsqueeze(2)).float()  # b k t
@@ -175,6 +175,8 @@ def judge_loss(judge: Judge, clip: Mapping[str, Tensor]) -> tuple[Tensor, dict[s
     losses["centres"] = 10.0 * (away * weight).sum() / weight.sum()
     losses["depths"] = 2.0 * (F.l1_loss(found.depths, clip["depths"], reduction="none") * weight).sum() / weight.sum()
     if whole:
+        away = F.smooth_l1_loss(found.paths, clip["paths"], beta=0.05, reduction="none").sum(-1)
+        losses["paths"] = (away * weight).sum() / weight.sum()
         losses["view"] = F.l1_loss(found.view, clip["view"])
     cells = cell_shares(centres[:, :, ::2], features.shape[2:4])  # b k s cells
     for name, logits in zip(("match", "rematch"), found.matches, strict=True):

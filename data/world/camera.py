@@ -12,6 +12,7 @@ HALF_VIEW = math.tan(math.radians(21.0))  # tangent of half the field of view, a
 CAMERA_TARGET = (0.0, 0.0, 0.5)
 ZOOM_SECONDS, ZOOM_FACTOR = 10.0, 1.6
 PAN_SECONDS, PAN_ANGLE = 5.0, 0.15
+MEAN_ELEVATION = 0.26  # radians above the target, of the cameras that are drawn
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,24 @@ def project(
     centres = torch.stack((0.5 + 0.5 * right / (ahead * half_x), 0.5 - 0.5 * up / (ahead * half_y)), dim=-1)
     inside = (forward > 1e-3) & ((centres >= 0.0) & (centres <= 1.0)).all(-1)
     return centres, inside
+
+
+def unproject(centres: torch.Tensor, depths: torch.Tensor, aspect: float) -> torch.Tensor:
+    """Where points are from the camera: right, up and ahead, units (..., 3), of their places (..., 2) in a picture of
+    an aspect, and the logs of their distances ahead (..., 1)."""
+    half_x, half_y = half_view(aspect)
+    aside = centres.new_tensor([half_x, -half_y]) * (2.0 * centres - 1.0)
+    return torch.cat((aside, torch.ones_like(depths)), dim=-1) * depths.exp()
+
+
+def from_the_start(places: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """Places as seen from the camera (..., 3) as they would be from where it stood at time 0, of how it has moved since
+    (..., 3), as `data.world.labels.camera_way` tells it: about so, for a camera at `MEAN_ELEVATION` that moves levelly.
+    """
+    down, up = math.sin(MEAN_ELEVATION), math.cos(MEAN_ELEVATION)
+    right, above, ahead = places.unbind(-1)
+    above, ahead = up * above - down * ahead, up * ahead + down * above  # as if it looked level
+    angle = moved[..., 2] / (4.0 * up)
+    turned = angle.cos() * right + angle.sin() * ahead + moved[..., 0]
+    ahead = angle.cos() * ahead - angle.sin() * right + moved[..., 1] / up
+    return torch.stack((turned, up * above + down * ahead, up * ahead - down * above), dim=-1)

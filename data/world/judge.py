@@ -3,7 +3,8 @@
 It looks for centres of objects in the first frame (as points, after CenterNet, arXiv:1904.07850), follows each
 through the clip by matching what it found there against every frame, and reads the words off what it followed.
 Frames are seen two at a time by 2D convolutions that exchange channels with the steps before and after (TSM,
-arXiv:1811.08383): most of what a 3D convolution sees, for far less.
+arXiv:1811.08383): most of what a 3D convolution sees, for far less. What moves, the camera or an object, moves by less
+than a pixel a frame: convolutions are slow to learn such motion, so they are given the flow (`data.world.flow`).
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data.world.camera import from_the_start, unproject
+from data.world.flow import flow_around, flow_of_parts, slope_products, solved_flow
 from data.world.labels import OBJECT_WORDS, SCENE_WORDS
 
 TIME_STRIDE = 2  # frames to a step
@@ -24,6 +27,7 @@ FRAME_RATE = 8.0
 WINDOW = 33  # frames that it reads words off
 PART = 17  # frames that suffice for what an object is: shape, colour, material
 PIXELS = 64 * 64
+FLOW_CELLS = 8  # along each side of the picture, for the camera's move
 FILE = "judge.safetensors"
 
 
@@ -45,7 +49,7 @@ class _Block(nn.Module):
 
 
 class _Sequence(nn.Module):
-    """Attention and feed-forward over the steps of each followed object: (n, s, d)."""
+    """Attention and feed-forward: over the steps of each followed object, or over the objects at each step."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -54,9 +58,11 @@ class _Sequence(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """x: (n, s, d), ``seen``: (n, s), which of the s to look at; None for all."""
+        mask = None if seen is None else rearrange(seen, "n s -> n 1 1 s")
         q, k, v = rearrange(self.qkv(self.norm(x)), "n t (three m d) -> three n m t d", three=3, m=self.heads)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self.out(rearrange(mixed, "n m t d -> n t (m d)"))
         return x + self.feed(self.norm2(x))
 
@@ -67,9 +73,9 @@ class Found:
 
     objects: for each name of `OBJECT_WORDS`, logits (b, k, classes); scene: for each name of `SCENE_WORDS`, logits
     (b, classes). matches: the two rounds of logits (b, k, steps, cells) over the cells of every second frame.
-    centres: (b, k, t, 2) in [0, 1] of the picture. depths: (b, k, t) log of units. view: (b, t, 3), how the camera has
-    moved, as `data.world.labels.scene_labels` tells it. features: (b, k + 1, d), of each
-    object and, last, of the view.
+    centres: (b, k, t, 2) in [0, 1] of the picture. depths: (b, k, t) log of units. paths: (b, k, t, 4) and view:
+    (b, t, 3), how objects and camera have moved, as `data.world.labels.scene_labels` tells it. features: (b, k + 1, d),
+    of each object and, last, of the view.
     """
 
     objects: Mapping[str, Tensor]
@@ -77,6 +83,7 @@ class Found:
     matches: tuple[Tensor, Tensor]
     centres: Tensor
     depths: Tensor
+    paths: Tensor
     view: Tensor
     features: Tensor
 
@@ -97,6 +104,7 @@ class Judge(nn.Module):
         self.fine = nn.Conv2d(3 * TIME_STRIDE, half, 5, 2, 2, bias=False)
         self.fine_norm = nn.BatchNorm2d(half)
         self.coarse = nn.Conv2d(half, width, 3, 2, 1)
+        self.flow = nn.Conv2d(6, width, 3, padding=1)
         self.block = _Block(width)
         self.down = nn.Conv2d(width, deep_width, 2, 2)
         self.deep_blocks = nn.ModuleList(_Block(deep_width) for _ in range(depth))
@@ -114,37 +122,57 @@ class Judge(nn.Module):
         self.first_look, self.next_look = (nn.Linear(2 * width + 6, deep_width) for _ in range(2))
         self.follow = nn.ModuleList(_Sequence(deep_width, 4) for _ in range(2))
         self.describe = nn.ModuleList(_Sequence(deep_width, 4) for _ in range(2))
-        self.overview = nn.Linear(9 * deep_width, deep_width)
+        self.overview = nn.Linear(4 * deep_width, deep_width)
+        self.sweep = nn.Linear(6 * FLOW_CELLS**2, deep_width)
+        self.watch = nn.ModuleList([_Sequence(deep_width, 4)])
         self.time_embedding = nn.Parameter(0.02 * torch.randn((WINDOW + 1) // TIME_STRIDE, deep_width))
         self.position_head = nn.Linear(deep_width, 3 * TIME_STRIDE)
         nn.init.zeros_(self.position_head.weight)
-        self.path = nn.Linear(6 * TIME_STRIDE, deep_width)
+        self.place = nn.Linear(6 * TIME_STRIDE, deep_width)
+        self.around = nn.Linear(6 * 9, deep_width)
+        self.path_head = nn.Linear(deep_width, 4 * TIME_STRIDE)
+        nn.init.zeros_(self.path_head.weight)
+        self.path = nn.Linear(4 * TIME_STRIDE, deep_width)
+        self.meet = _Sequence(deep_width, 4)
         self.view_head = nn.Linear(deep_width, 3 * TIME_STRIDE)
         self.norm = nn.LayerNorm(2 * deep_width)
         self.object_heads = nn.ModuleDict({k: nn.Linear(2 * deep_width, len(v)) for k, v in OBJECT_WORDS.items()})
         self.scene_heads = nn.ModuleDict({k: nn.Linear(2 * deep_width, len(v)) for k, v in SCENE_WORDS.items()})
 
-    def features(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def features(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of frames (b, 3, t, h, w) in [-1, 1]: features (b, s, h/4, w/4, d) at each of s = ceil(t / 2) steps, an
-        overview (b, s, d), and the map of starting points, logits (b, h/2, w/2)."""
+        overview (b, s, d), products of slopes (b, s, 10, h/4, w/4) between steps and within each, and the map of
+        starting points, logits (b, h/2, w/2)."""
         b, last = len(frames), frames[:, :, -1:]
         frames = torch.cat((frames, last), dim=2) if frames.shape[2] % TIME_STRIDE else frames
         steps = frames.shape[2] // TIME_STRIDE
         pairs = rearrange(frames, "b c (s p) h w -> (b s) (p c) h w", p=TIME_STRIDE)
         pairs = pairs.contiguous(memory_format=torch.channels_last)
         fine = F.relu(self.fine_norm(self.fine(pairs)))  # (b s) c h/2 w/2
-        x = self.block(self.coarse(fine), steps)  # (b s) d h/4 w/4
+        pictures = rearrange(frames, "b c (s p) h w -> b c s p h w", p=TIME_STRIDE)
+        between = slope_products(pictures.mean(3), 4)  # b s 5 h/4 w/4
+        within = slope_products(rearrange(pictures, "b c s p h w -> (b s) c p h w"), 4).mean(1)  # (b s) 5 h/4 w/4
+        slow = solved_flow(F.avg_pool2d(between.flatten(0, 1), 3, 1, 1, count_include_pad=False))
+        flow = torch.cat((slow, solved_flow(within)), dim=1)  # (b s) 6 h/4 w/4
+        x = self.block(self.coarse(fine) + self.flow(flow), steps)  # (b s) d h/4 w/4
         deep = self.down(x)  # (b s) c h/8 w/8
         for block in self.deep_blocks:
             deep = block(deep, steps)
         x = F.relu(self.join_norm(self.join(x + _doubled(self.up(deep)), steps)))
-        grid = rearrange(F.adaptive_avg_pool2d(deep, 3), "(b s) c i j -> b s (c i j)", b=b)
+        grid = rearrange(F.adaptive_avg_pool2d(deep, 2), "(b s) c i j -> b s (c i j)", b=b)
         points = self.points(torch.cat((_doubled(x[::steps]), fine[::steps]), dim=1))
         features = rearrange(x, "(b s) d h w -> b s h w d", b=b)
-        return features, self.overview(grid), self.point_logits(points)[:, 0]
+        slopes = torch.cat((between, rearrange(within, "(b s) p h w -> b s p h w", b=b)), dim=2)
+        overview = self.overview(grid) + self.sweep(_with_sums(flow_of_parts(between, FLOW_CELLS)))
+        return features, overview, slopes, self.point_logits(points)[:, 0]
 
-    def forward(self, features: Tensor, overview: Tensor, starts: Tensor, num_frames: int) -> Found:
-        """Follow and describe what is at starts (b, k, 2), x and y in [0, 1] of the first frame's picture."""
+    def forward(
+        self, features: Tensor, overview: Tensor, slopes: Tensor, starts: Tensor, present: Tensor, num_frames: int
+    ) -> Found:
+        """Follow and describe what is at starts (b, k, 2), x and y in [0, 1] of the first frame's picture.
+
+        Of the starts, only those that are present (b, k) matter to the others.
+        """
         steps, (rows, columns) = features.shape[1], features.shape[2:4]
         first = rearrange(features[:, 0], "b h w d -> b d h w")
         seeds = F.grid_sample(first, (starts * 2.0 - 1.0).unsqueeze(2), align_corners=False)
@@ -168,21 +196,31 @@ class Judge(nn.Module):
         delta = rearrange(self.position_head(tracks), "b k s (f c) -> b k s f c", f=TIME_STRIDE)
         cell = delta.new_tensor([1.0 / columns, 1.0 / rows])
         centres = centres.unsqueeze(3) + delta[..., :2] * cell  # b k s f 2
-        depths = delta[..., 2:]  # b k s f 1
-        path = torch.cat((centres, depths), dim=-1).detach()
-        gone = (path - path[:, :, :1, :1]) * path.new_tensor([8.0, 8.0, 4.0])
-        path = rearrange(torch.cat((path, gone), dim=-1), "b k s f c -> b k s (f c)")
-
-        view = (overview + times).unsqueeze(1)  # b 1 s d
-        tracks = _along_steps(self.describe, torch.cat((tracks + self.path(path) + view, view), dim=1))
+        depths = delta[..., 2:] + 1.6  # b k s f 1
+        view = _along_steps(self.watch, (overview + times).unsqueeze(1))  # b 1 s d
+        moved = rearrange(self.view_head(view), "b 1 s (f c) -> b s f c", c=3)
+        places = unproject(centres.detach(), depths.detach(), columns / rows)  # b k s f 3
+        places = from_the_start(places, moved.detach().unsqueeze(1))
+        gone = places - places[:, :, :1, :1]
+        seen = rearrange(torch.cat((0.5 * places, 2.0 * gone), dim=-1), "b k s f c -> b k s (f c)")
+        around = self.around(flow_around(slopes, centres.detach().mean(3)))
+        tracks = torch.cat((tracks + self.place(seen) + around + view, view), dim=1)
+        tracks = _along_steps(self.describe[:1], tracks)
+        paths = F.pad(gone, (0, 1)) + rearrange(self.path_head(tracks[:, :-1]), "b k s (f c) -> b k s f c", c=4)
+        walked = self.path(rearrange(2.0 * paths.detach(), "b k s f c -> b k s (f c)"))
+        tracks = torch.cat((tracks[:, :-1] + walked, tracks[:, -1:]), dim=1)  # b (k + 1) s d
+        there = repeat(F.pad(present, (0, 1), value=True), "b k -> (b s) k", s=steps)
+        together = self.meet(rearrange(tracks, "b k s d -> (b s) k d"), there)
+        tracks = _along_steps(self.describe[1:], rearrange(together, "(b s) k d -> b k s d", s=steps))
         pooled = self.norm(torch.cat((tracks.mean(2), tracks.amax(2)), dim=-1))
         return Found(
             objects={name: head(pooled[:, :-1]) for name, head in self.object_heads.items()},
             scene={name: head(pooled[:, -1]) for name, head in self.scene_heads.items()},
             matches=(first_match, second_match),
             centres=rearrange(centres, "b k s f c -> b k (s f) c")[:, :, :num_frames],
-            depths=rearrange(depths, "b k s f 1 -> b k (s f)")[:, :, :num_frames] + 1.6,
-            view=rearrange(self.view_head(tracks[:, -1]), "b s (f c) -> b (s f) c", c=3)[:, :num_frames],
+            depths=rearrange(depths, "b k s f 1 -> b k (s f)")[:, :, :num_frames],
+            paths=rearrange(paths, "b k s f c -> b k (s f) c")[:, :, :num_frames],
+            view=rearrange(moved, "b s f c -> b (s f) c")[:, :num_frames],
             features=tracks.mean(2),
         )
 
@@ -232,6 +270,11 @@ def _along_steps(layers: nn.ModuleList, tracks: Tensor) -> Tensor:
     for layer in layers:
         x = layer(x)
     return rearrange(x, "(b k) s d -> b k s d", b=len(tracks))
+
+
+def _with_sums(flow: Tensor) -> Tensor:
+    """Flow (b, s, c), and beside it how far that has led since the first step: (b, s, 2c)."""
+    return torch.cat((flow, 0.1 * flow.cumsum(1)), dim=-1)
 
 
 def _shifted(x: Tensor, steps: int, by: int) -> Tensor:

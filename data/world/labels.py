@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from data.world.caption import CAMERAS, COLOURS, GROUNDS, MATERIALS, MOTIONS, SHAPES, SIZES, TIMES_OF_DAY
-from data.world.scene import Scene, Truth
+from data.world.scene import Scene
 from data.world.words import MOTION_WAYS, WAY_PHRASES
 
 MAX_OBJECTS = 4
@@ -42,8 +42,9 @@ def scene_labels(scene: Scene, num_frames: int, height: int, width: int, frame_r
     Returns "count" () and, for each name in `SCENE_WORDS`, () int64; for each name in `OBJECT_WORDS`,
     (MAX_OBJECTS,) int64, 0 where there is no object; "centres" (MAX_OBJECTS, t, 2) in [0, 1] of the picture;
     "depths" (MAX_OBJECTS, t), the log of the distance ahead of the camera, units; "visible" (MAX_OBJECTS, t) bool;
-    "view" (t, 3), how far the camera has gone to its right and ahead since time 0, units, and turned to its right,
-    quarters of a radian.
+    "paths" (MAX_OBJECTS, t, 4), how far each has gone since time 0 to the right, up and ahead as the camera stood then,
+    units, and the log of how much it has grown; "view" (t, 3), how far the camera has gone to its right and ahead since
+    time 0, units, and turned to its right, quarters of a radian.
     """
     truth = scene.truth(num_frames, frame_rate).at_aspect(width / height)
     labels = {"count": torch.tensor(len(scene.objects))}
@@ -58,18 +59,21 @@ def scene_labels(scene: Scene, num_frames: int, height: int, width: int, frame_r
     labels["centres"] = torch.zeros(MAX_OBJECTS, num_frames, 2)
     labels["depths"] = torch.zeros(MAX_OBJECTS, num_frames)
     labels["visible"] = torch.zeros(MAX_OBJECTS, num_frames, dtype=torch.bool)
-    labels["view"] = _view(truth)
+    labels["paths"] = torch.zeros(MAX_OBJECTS, num_frames, 4)
+    labels["view"] = camera_way(truth.camera_positions, truth.camera_axes)
     for i, seen in enumerate(truth.objects):
         labels["centres"][i], labels["visible"][i] = seen.centres, seen.visible
         labels["depths"][i] = truth.depths[i].clamp(min=0.1).log()
+        labels["paths"][i, :, :3] = (seen.positions - seen.positions[0]) @ truth.camera_axes[0].T
+        labels["paths"][i, :, 3] = (seen.radii / seen.radii[0]).log()
     return labels
 
 
-def _view(truth: Truth) -> Tensor:
-    """The camera's way since time 0: (t, 3)."""
-    right, _, forward = truth.camera_axes[0]
-    gone = truth.camera_positions - truth.camera_positions[0]
-    heading = truth.camera_axes[:, 2]
+def camera_way(eyes: Tensor, axes: Tensor) -> Tensor:
+    """The camera's way since time 0, of its places (t, 3) and axes (t, 3, 3): (t, 3), as `scene_labels` tells it."""
+    right, _, forward = axes[0]
+    gone = eyes - eyes[0]
+    heading = axes[:, 2]
     turned = torch.atan2(heading @ right, heading @ forward)
     return torch.stack((gone @ right, gone @ forward, 4.0 * turned), dim=-1)
 
@@ -81,6 +85,7 @@ def mirrored(labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, words in (("motion", MOTION_CLASSES), ("camera", CAMERAS)):
         swapped = [" ".join(other.get(part, part) for part in word.split(" ")) for word in words]
         flipped[name] = torch.tensor([words.index(word) for word in swapped])[labels[name]]
+    flipped["paths"] = labels["paths"] * torch.tensor([-1.0, 1.0, 1.0, 1.0])
     flipped["view"] = labels["view"] * torch.tensor([-1.0, 1.0, -1.0])
     flipped["centres"] = labels["centres"] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
     return flipped

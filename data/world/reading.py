@@ -57,18 +57,20 @@ def read_clips(judge: Judge, frames: Tensor) -> list[Reading]:
     windows: list[Found] = []
     for first in range(0, total - 1, WINDOW - 1):
         part = pixels[:, :, first : first + WINDOW]
-        features, overview, points = judge.features(part)
+        *seen, points = judge.features(part)
         if not windows:
             places, is_object = find_points(points.float())
         else:
             places = windows[-1].centres[:, :, -1].clamp(0.0, 1.0)
-        windows.append(judge(features, overview, places, part.shape[2]))
+        windows.append(judge(*seen, places, is_object, part.shape[2]))
     centres = torch.cat([w.centres[:, :, min(i, 1) :] for i, w in enumerate(windows)], dim=2)
     depths = torch.cat([w.depths[:, :, min(i, 1) :] for i, w in enumerate(windows)], dim=2).exp()
     parts = []
     for first in dict.fromkeys((*range(0, total - PART + 1, PART - 1), max(0, total - PART))):
-        features, overview, _ = judge.features(pixels[:, :, first : first + PART])
-        parts.append(judge(features, overview, centres[:, :, first].clamp(0.0, 1.0), features.shape[2]))
+        part = pixels[:, :, first : first + PART]
+        *seen, _ = judge.features(part)
+        starts = centres[:, :, first].clamp(0.0, 1.0)
+        parts.append(judge(*seen, starts, is_object, part.shape[2]))
     chosen = {name: logits.argmax(-1).tolist() for name, logits in windows[0].objects.items()}
     setting = {name: logits.argmax(-1).tolist() for name, logits in windows[0].scene.items()}
     told = [[part.objects[name].argmax(-1).tolist() for name in ("shape", "colour")] for part in parts]
