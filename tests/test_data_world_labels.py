@@ -1,18 +1,23 @@
 """Labels: the truth about a clip as tensors, its mirror image, and motions with their directions."""
 
+import pytest
 import torch
 
 from data.world import sample_scene
+from data.world.camera import Camera, camera_path
 from data.world.caption import CAMERAS, MOTIONS
 from data.world.labels import (
     MAX_OBJECTS,
     MOTION_CLASSES,
     OBJECT_WORDS,
+    camera_way,
+    from_the_start,
     mirrored,
     motion_class,
     parted_motion,
     scene_labels,
 )
+from data.world.motion import frame_times
 from data.world.words import MOTION_WAYS, family_of
 
 SCENES = [sample_scene("all", seed) for seed in range(40)]
@@ -86,3 +91,15 @@ def test_a_mirror_shows_what_the_flipped_labels_say() -> None:
     word = MOTION_CLASSES[int(labels["motion"][i])]
     # seen from above and in front, counterclockwise on the ground is counterclockwise in a picture, whose y goes down
     assert word == ("orbit counterclockwise" if turning < 0 else "orbit clockwise")
+
+
+@pytest.mark.parametrize("motion", CAMERAS)
+def test_what_stands_still_is_seen_to_do_so_from_the_start(motion: str) -> None:
+    eyes, axes = camera_path(Camera(motion, 0.05, 0.25, 5.0, speed=0.2), frame_times(100, 25.0))
+    point = torch.tensor([0.7, -0.4, 0.9], dtype=torch.float64)
+    seen = (axes @ (point - eyes).unsqueeze(-1)).squeeze(-1)  # t 3
+    still = from_the_start(seen, camera_way(eyes, axes))
+    moved = (still - still[0]).norm(dim=1).max()
+    assert moved < (0.3 if motion.startswith("zoom") else 0.06)  # zooms do not move levelly
+    if motion != "still":
+        assert moved < 0.3 * (seen - seen[0]).norm(dim=1).max()

@@ -77,21 +77,8 @@ def project(
 
 
 def unproject(centres: torch.Tensor, depths: torch.Tensor, aspect: float) -> torch.Tensor:
-    """Where points are from the camera: right, up and ahead, units (..., 3), of their places (..., 2) in a picture of
-    an aspect, and the logs of their distances ahead (..., 1)."""
+    """What undoes `project`: where points are from the camera, right, up and ahead, units (..., 3), of their places in
+    a picture (..., 2) of `aspect` = width / height, and how far ahead they are, units (..., 1)."""
     half_x, half_y = half_view(aspect)
     aside = centres.new_tensor([half_x, -half_y]) * (2.0 * centres - 1.0)
-    return torch.cat((aside, torch.ones_like(depths)), dim=-1) * depths.exp()
-
-
-def from_the_start(places: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
-    """Places as seen from the camera (..., 3) as they would be from where it stood at time 0, of how it has moved since
-    (..., 3), as `data.world.labels.camera_way` tells it: about so, for a camera at `MEAN_ELEVATION` that moves levelly.
-    """
-    down, up = math.sin(MEAN_ELEVATION), math.cos(MEAN_ELEVATION)
-    right, above, ahead = places.unbind(-1)
-    above, ahead = up * above - down * ahead, up * ahead + down * above  # as if it looked level
-    angle = moved[..., 2] / (4.0 * up)
-    turned = angle.cos() * right + angle.sin() * ahead + moved[..., 0]
-    ahead = angle.cos() * ahead - angle.sin() * right + moved[..., 1] / up
-    return torch.stack((turned, up * above + down * ahead, up * ahead - down * above), dim=-1)
+    return torch.cat((aside, torch.ones_like(depths)), dim=-1) * depths

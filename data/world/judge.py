@@ -3,8 +3,9 @@
 It looks for centres of objects in the first frame (as points, after CenterNet, arXiv:1904.07850), follows each
 through the clip by matching what it found there against every frame, and reads the words off what it followed.
 Frames are seen two at a time by 2D convolutions that exchange channels with the steps before and after (TSM,
-arXiv:1811.08383): most of what a 3D convolution sees, for far less. What moves, the camera or an object, moves by less
-than a pixel a frame: convolutions are slow to learn such motion, so they are given the flow (`data.world.flow`).
+arXiv:1811.08383): most of what a 3D convolution sees, for far less. What moves, the camera or an object, mostly moves
+by less than a pixel a frame: convolutions are slow to learn such motion, so they are given the flow
+(`data.world.flow`).
 """
 
 from collections.abc import Mapping
@@ -18,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data.world.camera import from_the_start, unproject
+from data.world.camera import unproject
 from data.world.flow import flow_around, flow_of_parts, slope_products, solved_flow
-from data.world.labels import OBJECT_WORDS, SCENE_WORDS
+from data.world.labels import OBJECT_WORDS, SCENE_WORDS, from_the_start
 
 TIME_STRIDE = 2  # frames to a step
 FRAME_RATE = 8.0
@@ -199,7 +200,7 @@ class Judge(nn.Module):
         depths = delta[..., 2:] + 1.6  # b k s f 1
         view = _along_steps(self.watch, (overview + times).unsqueeze(1))  # b 1 s d
         moved = rearrange(self.view_head(view), "b 1 s (f c) -> b s f c", c=3)
-        places = unproject(centres.detach(), depths.detach(), columns / rows)  # b k s f 3
+        places = unproject(centres.detach(), depths.detach().exp(), columns / rows)  # b k s f 3
         places = from_the_start(places, moved.detach().unsqueeze(1))
         gone = places - places[:, :, :1, :1]
         seen = rearrange(torch.cat((0.5 * places, 2.0 * gone), dim=-1), "b k s f c -> b k s (f c)")

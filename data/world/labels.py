@@ -1,15 +1,18 @@
 """What there is to read off a clip, as tensors: the words and places of its objects, and its setting."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from data.world.camera import MEAN_ELEVATION
 from data.world.caption import CAMERAS, COLOURS, GROUNDS, MATERIALS, MOTIONS, SHAPES, SIZES, TIMES_OF_DAY
 from data.world.scene import Scene
 from data.world.words import MOTION_WAYS, WAY_PHRASES
 
 MAX_OBJECTS = 4
+TURN = 4.0  # units of a radian, so that a camera's ways and its turns are numbers of about one size
 MOTION_CLASSES = tuple(
     f"{motion} {direction}".strip() for motion in MOTIONS for direction in MOTION_WAYS.get(motion, ("",))
 )
@@ -44,7 +47,7 @@ def scene_labels(scene: Scene, num_frames: int, height: int, width: int, frame_r
     "depths" (MAX_OBJECTS, t), the log of the distance ahead of the camera, units; "visible" (MAX_OBJECTS, t) bool;
     "paths" (MAX_OBJECTS, t, 4), how far each has gone since time 0 to the right, up and ahead as the camera stood then,
     units, and the log of how much it has grown; "view" (t, 3), how far the camera has gone to its right and ahead since
-    time 0, units, and turned to its right, quarters of a radian.
+    time 0, units, and turned to its right, radians times `TURN`.
     """
     truth = scene.truth(num_frames, frame_rate).at_aspect(width / height)
     labels = {"count": torch.tensor(len(scene.objects))}
@@ -75,7 +78,20 @@ def camera_way(eyes: Tensor, axes: Tensor) -> Tensor:
     gone = eyes - eyes[0]
     heading = axes[:, 2]
     turned = torch.atan2(heading @ right, heading @ forward)
-    return torch.stack((gone @ right, gone @ forward, 4.0 * turned), dim=-1)
+    return torch.stack((gone @ right, gone @ forward, TURN * turned), dim=-1)
+
+
+def from_the_start(places: Tensor, moved: Tensor) -> Tensor:
+    """Places as seen from the camera (..., 3) as they would be from where it stood at time 0, of how it has moved since
+    (..., 3), as `camera_way` tells it: about so, for a camera at `MEAN_ELEVATION` that moves levelly.
+    """
+    down, up = math.sin(MEAN_ELEVATION), math.cos(MEAN_ELEVATION)
+    right, above, ahead = places.unbind(-1)
+    above, ahead = up * above - down * ahead, up * ahead + down * above  # as if it looked level
+    angle = moved[..., 2] / (TURN * up)
+    turned = angle.cos() * right + angle.sin() * ahead + moved[..., 0]
+    ahead = angle.cos() * ahead - angle.sin() * right + moved[..., 1] / up
+    return torch.stack((turned, up * above + down * ahead, up * ahead - down * above), dim=-1)
 
 
 def mirrored(labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
