@@ -23,11 +23,12 @@ def frames(b: int, t: int, h: int, w: int) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize(("t", "h", "w"), [(WINDOW, 32, 32), (17, 24, 40), (2, 40, 24), (6, 16, 16)])
 def test_any_size_and_duration_up_to_a_window(judge: Judge, t: int, h: int, w: int) -> None:
-    features, overview, slopes, points = judge.features(frames(2, t, h, w))
+    seen = judge.encode(frames(2, t, h, w))
     steps = (t + 1) // 2
-    assert features.shape == (2, steps, h // 4, w // 4, 16) and overview.shape == (2, steps, 32)
-    assert points.shape == (2, h // 2, w // 2) and slopes.shape == (2, steps, 10, h // 4, w // 4)
-    found = judge(features, overview, slopes, torch.rand(2, 3, 2), torch.ones(2, 3, dtype=torch.bool), t)
+    assert seen.maps.shape == (2, steps, h // 4, w // 4, 16) and seen.overview.shape == (2, steps, 32)
+    assert seen.points.shape == (2, h // 2, w // 2) and seen.slope_products.shape == (2, steps, 10, h // 4, w // 4)
+    assert seen.frames.shape == (2, 3, 2 * steps, h, w) and torch.equal(seen.frames[:, :, t - 1], seen.frames[:, :, -1])
+    found = judge(seen, torch.rand(2, 3, 2), torch.ones(2, 3, dtype=torch.bool), t)
     assert found.view.shape == (2, t, 3) and found.paths.shape == (2, 3, t, 4)
     assert found.centres.shape == (2, 3, t, 2) and found.depths.shape == (2, 3, t)
     assert all(found.objects[name].shape == (2, 3, len(words)) for name, words in OBJECT_WORDS.items())
@@ -39,13 +40,19 @@ def test_any_size_and_duration_up_to_a_window(judge: Judge, t: int, h: int, w: i
 def test_clips_do_not_mix_and_objects_only_with_those_that_are_there(judge: Judge) -> None:
     clip, starts = frames(3, 9, 24, 24), torch.rand(3, 4, 2)
     only = torch.tensor([[True] * 4, [False, False, True, False], [True] * 4])
-    whole = judge(*judge.features(clip)[:3], starts, only, 9)
-    alone = judge(*judge.features(clip[1:2])[:3], starts[1:2, 2:3], torch.tensor([[True]]), 9)
+    whole = judge(judge.encode(clip), starts, only, 9)
+    alone = judge(judge.encode(clip[1:2]), starts[1:2, 2:3], torch.tensor([[True]]), 9)
     torch.testing.assert_close(whole.centres[1:2, 2:3], alone.centres, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(whole.objects["motion"][1:2, 2:3], alone.objects["motion"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(whole.features[1:2, [2, 4]], alone.features, atol=1e-5, rtol=1e-4)
-    together = judge(*judge.features(clip)[:3], starts, torch.ones_like(only), 9)
+    together = judge(judge.encode(clip), starts, torch.ones_like(only), 9)
     assert (together.objects["motion"][1, 2] - whole.objects["motion"][1, 2]).abs().max() > 1e-6
+
+
+@torch.no_grad()
+def test_a_clip_without_objects_has_a_view(judge: Judge) -> None:
+    found = judge(judge.encode(frames(2, 9, 24, 24)), torch.rand(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool), 9)
+    assert found.scene["camera"].isfinite().all() and found.features[:, -1].isfinite().all()
 
 
 @torch.no_grad()
@@ -53,12 +60,12 @@ def test_steps_see_their_neighbours_and_what_is_said_sees_all_steps(judge: Judge
     clip = frames(1, 17, 16, 16)
     changed = clip.clone()
     changed[:, :, -1] += 0.5
-    one, two = judge.features(clip), judge.features(changed)
-    differs = (one[0] - two[0]).abs().amax((0, 2, 3, 4)) > 1e-7  # by step
+    one, two = judge.encode(clip), judge.encode(changed)
+    differs = (one.maps - two.maps).abs().amax((0, 2, 3, 4)) > 1e-7  # by step
     reach = 4  # of the last step's change, in steps: the flow and three blocks, each of which looks one step ahead
     assert differs[-1 - reach :].all() and not differs[: -1 - reach].any()
     starts = torch.full((1, 1, 2), 0.5)
-    said = [judge(*part[:3], starts, torch.tensor([[True]]), 17).objects["motion"] for part in (one, two)]
+    said = [judge(part, starts, torch.tensor([[True]]), 17).objects["motion"] for part in (one, two)]
     assert (said[0] - said[1]).abs().max() > 1e-6
 
 
@@ -85,7 +92,7 @@ def test_a_missing_or_damaged_file_is_one_clear_line(judge: Judge, tmp_path: Pat
         b"no file",
     ):
         (tmp_path / FILE).write_bytes(part)
-        with pytest.raises(ValueError, match="damaged") as error:
+        with pytest.raises(ValueError, match="damaged, or of another version") as error:
             Judge.load(tmp_path)
         assert "\n" not in str(error.value)
 
@@ -105,8 +112,7 @@ def test_it_learns_where_a_square_goes() -> None:
     there = torch.ones(2, 1, dtype=torch.bool)
     optimizer = torch.optim.Adam(judge.parameters(), lr=3e-3)
     for _ in range(150):
-        *seen, _ = judge.features(clip)
-        found = judge(*seen, centres[:, :, 0], there, t)
+        found = judge(judge.encode(clip), centres[:, :, 0], there, t)
         loss = (found.centres - centres).square().mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,15 +1,20 @@
 """Readings: points found on maps, words for any size and duration, and what the shipped judge says of true clips."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from data.transforms import to_float, to_uint8
 from data.world import sample_scene
-from data.world.judge import WINDOW, Judge
+from data.world.judge import FILE, WINDOW, Judge
 from data.world.labels import OBJECT_WORDS, SCENE_WORDS
 from data.world.reading import MOST_FOUND, find_points, read_clips
+from data.world.scene import Scene
 from data.world.score import centre_errors, judge_agreements, shares, true_owners
+from vae3d import LatentCodec
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "judge"
 
@@ -52,15 +57,50 @@ def test_one_frame_is_too_few(shipped: Judge) -> None:
         read_clips(shipped, torch.zeros(1, 1, 64, 64, 3, dtype=torch.uint8))
 
 
-def test_the_shipped_judge_is_right_about_unseen_renders(shipped: Judge) -> None:
-    scenes = [sample_scene("test", seed) for seed in range(500, 524)]
-    readings = read_clips(shipped, torch.stack([scene.render(WINDOW, 64, 64, 8.0) for scene in scenes]))
-    agreements, errors = judge_agreements(readings, scenes, WINDOW, 8.0, 1.0)
+def test_the_shipped_judge_keeps_to_its_size() -> None:
+    assert (SHIPPED / FILE).stat().st_size <= 4_000_000
+
+
+def test_a_clip_in_which_nothing_is_found() -> None:
+    judge = Judge(width=16, deep_width=32, depth=1).eval()
+    nn.init.constant_(judge.point_logits.bias, -20.0)  # type: ignore[arg-type]
+    (reading,) = read_clips(judge, torch.zeros(1, 50, 32, 32, 3, dtype=torch.uint8))
+    assert reading.objects == () and reading.features.isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def unseen() -> list[Scene]:
+    return [sample_scene("test", seed) for seed in range(500, 532)]
+
+
+def through_autoencoder(clips: torch.Tensor) -> torch.Tensor:
+    codec = LatentCodec.from_pretrained(SHIPPED.parent / "sora-tiny")
+    return torch.stack([to_uint8(codec.decode(codec.encode(to_float(clip)[None]))[0]) for clip in clips])
+
+
+# A few points below what was measured on more clips (checkpoints/judge/README.md).
+@pytest.mark.parametrize(
+    ("size", "seen_as", "least"),
+    [
+        ((64, 64), torch.Tensor.clone, {"colour": 0.96, "count": 0.93, "shape": 0.92, "motion": 0.93, "camera": 0.95}),
+        ((64, 64), through_autoencoder, {"colour": 0.95, "count": 0.90, "shape": 0.90, "motion": 0.92, "camera": 0.93}),
+        ((48, 80), through_autoencoder, {"colour": 0.93, "count": 0.87, "shape": 0.87, "motion": 0.87, "camera": 0.93}),
+    ],
+    ids=["as rendered", "through the autoencoder", "wide, through the autoencoder"],
+)
+def test_the_shipped_judge_is_right_about_unseen_clips(
+    size: tuple[int, int],
+    seen_as: Callable[[torch.Tensor], torch.Tensor],
+    least: dict[str, float],
+    shipped: Judge,
+    unseen: list[Scene],
+) -> None:
+    clips = torch.stack([scene.render(WINDOW, *size, 8.0) for scene in unseen])
+    readings = read_clips(shipped, seen_as(clips))
+    agreements, errors = judge_agreements(readings, unseen, WINDOW, 8.0, size[1] / size[0])
     right = shares(agreements)
-    # a few points below what it was measured to be right about on more clips (checkpoints/judge/README.md)
-    assert right["colour"].value > 0.93 and right["count"].value > 0.87 and right["shape"].value > 0.85
-    assert right["motion"].value > 0.75 and right["camera"].value > 0.9 and right["ground"].value > 0.95
-    assert sum(errors) / len(errors) < 0.025
+    assert not {name: right[name].value for name, bound in least.items() if right[name].value < bound}
+    assert sum(errors) / len(errors) < 0.018
 
 
 def test_objects_are_followed_past_a_window(shipped: Judge) -> None:

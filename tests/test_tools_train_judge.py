@@ -24,11 +24,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def train(tool: ModuleType, cache: Path, vae: VideoVAE, out: Path, steps: int) -> dict[str, torch.Tensor]:
+def train(
+    tool: ModuleType, cache: Path, vae: VideoVAE, out: Path, steps: int, *options: str
+) -> dict[str, torch.Tensor]:
     """The weights after so many steps."""
     vae.save_pretrained(cache / "codec" / "vae")
     words = ["--clips=24", "--validation=3", "--batch=2", "--save-every=2", "--workers=0", f"--steps={steps}"]
-    tool.train(tool.parse_arguments([*words, f"--vae={cache / 'codec'}", f"--cache={cache}", f"--out={out}"]))
+    tool.train(tool.parse_arguments([*words, f"--vae={cache / 'codec'}", f"--cache={cache}", f"--out={out}", *options]))
     return load_file(out / FILE)
 
 
@@ -47,6 +49,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     assert train(tool, cache, tiny_vae, tmp_path, 4).keys() == whole.keys(), "a finished run saves the judge again"
     with pytest.raises(ValueError, match="--steps 4, not 5"):
         train(tool, cache, tiny_vae, tmp_path, 5)
+    with pytest.raises(ValueError, match="--init-from None, not"):
+        train(tool, cache, tiny_vae, tmp_path, 4, f"--init-from={tmp_path}")
+    monkeypatch.setattr(tool, "Judge", Deeper)
+    with pytest.raises(ValueError, match="another version of the judge"):
+        train(tool, cache, tiny_vae, tmp_path, 4)
+    monkeypatch.setattr(tool, "Judge", SmallJudge)
     state.unlink()
 
     saved: list[Path] = []
@@ -67,6 +75,11 @@ class SmallJudge(Judge):
 
     def __init__(self, width: int = 16, deep_width: int = 32, depth: int = 1) -> None:
         super().__init__(width, deep_width, depth)
+
+
+class Deeper(SmallJudge):
+    def __init__(self) -> None:
+        super().__init__(depth=2)
 
 
 def stop_after(saved: list[Path], save: Callable[[Judge, Path], None]) -> Callable[[Judge, Path], None]:
@@ -102,6 +115,17 @@ def test_the_loss_falls_on_one_batch(tool: ModuleType, cache: Path) -> None:
     _, parts = tool.judge_loss(judge, part)
     assert part["frames"].shape[2] == part["centres"].shape[2] == PART
     assert not {"motion", "size", "camera"} & parts.keys()
+
+
+def test_a_batch_that_shows_no_object_teaches_what_it_can(tool: ModuleType, cache: Path) -> None:
+    folder = cache / "few"
+    tool.render_clips(range(2), folder, 0)
+    batch = tool.collate([tool.varied(seed, folder, folder, 0) for seed in (0, 1)])
+    judge = SmallJudge()
+    loss, parts = tool.judge_loss(judge, batch | {"visible": torch.zeros_like(batch["visible"])})
+    loss.backward()
+    assert parts["motion"] == parts["centres"] == 0.0 < parts["camera"]
+    assert all(p.grad is None or p.grad.isfinite().all() for p in judge.parameters())
 
 
 def test_the_best_map_of_points_has_its_peaks_at_the_centres(tool: ModuleType) -> None:

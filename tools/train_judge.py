@@ -26,7 +26,7 @@ from data.seeding import keyed_generator
 from data.sheet import replacing
 from data.transforms import to_float, to_uint8
 from data.world import sample_scene
-from data.world.judge import FRAME_RATE, PART, WINDOW, Judge
+from data.world.judge import FRAME_RATE, PART, WINDOW, ClipFeatures, Judge
 from data.world.labels import MAX_OBJECTS, OBJECT_WORDS, SCENE_WORDS, mirrored, scene_labels
 from data.world.reading import read_clips
 from data.world.score import judge_agreements, shares
@@ -162,31 +162,37 @@ def judge_loss(judge: Judge, clip: Mapping[str, Tensor]) -> tuple[Tensor, dict[s
     """The sum of all losses of a batch, and the parts. What a part of a clip does not show is not asked of it."""
     device = clip["frames"].device
     with torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16):
-        features, overview, slopes, points = (part.float() for part in judge.features(clip["frames"]))
+        features = ClipFeatures(*(part.float() for part in judge.encode(clip["frames"])))
     centres, visible, count = clip["centres"], clip["visible"], clip["count"]
     present = torch.arange(MAX_OBJECTS, device=count.device) < count.unsqueeze(1)  # b k
     present = present & visible[:, :, 0]
-    found = judge(features, overview, slopes, centres[:, :, 0] + clip["jitter"], present, centres.shape[2])
+    found = judge(features, centres[:, :, 0] + clip["jitter"], present, centres.shape[2])
     whole = centres.shape[2] == WINDOW
-    losses = {"points": point_loss(points, centres[:, :, 0], present)}
-    seen = (visible & present.unsqueeze(2)).float()  # b k t
-    weight = seen + 0.2 * present.unsqueeze(2)
+    losses = {"points": point_loss(features.points, centres[:, :, 0], present)}
+    in_sight = (visible & present.unsqueeze(2)).float()  # b k t
+    weight = in_sight + 0.2 * present.unsqueeze(2)
     away = F.smooth_l1_loss(found.centres, centres, beta=0.01, reduction="none").sum(-1)
-    losses["centres"] = 10.0 * (away * weight).sum() / weight.sum()
-    losses["depths"] = 2.0 * (F.l1_loss(found.depths, clip["depths"], reduction="none") * weight).sum() / weight.sum()
+    losses["centres"] = 10.0 * weighted_mean(away, weight)
+    losses["depths"] = 2.0 * weighted_mean(F.l1_loss(found.depths, clip["depths"], reduction="none"), weight)
     if whole:
         away = F.smooth_l1_loss(found.paths, clip["paths"], beta=0.05, reduction="none").sum(-1)
-        losses["paths"] = (away * weight).sum() / weight.sum()
+        losses["paths"] = weighted_mean(away, weight)
         losses["view"] = F.l1_loss(found.view, clip["view"])
-    cells = cell_shares(centres[:, :, ::2], features.shape[2:4])  # b k s cells
+    cells = cell_shares(centres[:, :, ::2], features.maps.shape[2:4])  # b k s cells
     for name, logits in zip(("match", "rematch"), found.matches, strict=True):
         cost = -(cells * logits.log_softmax(-1)).sum(-1)
-        losses[name] = 0.15 * (cost * seen[:, :, ::2]).sum() / seen[:, :, ::2].sum()
+        losses[name] = 0.15 * weighted_mean(cost, in_sight[:, :, ::2])
     for name in OBJECT_WORDS if whole else ("shape", "colour", "material"):
-        losses[name] = F.cross_entropy(found.objects[name][present], clip[name][present])
+        wrong = F.cross_entropy(rearrange(found.objects[name], "b k c -> b c k"), clip[name], reduction="none")
+        losses[name] = weighted_mean(wrong, present.float())
     for name in SCENE_WORDS if whole else ("ground", "time_of_day"):
         losses[name] = 0.5 * F.cross_entropy(found.scene[name], clip[name])
     return torch.stack(list(losses.values())).sum(), {name: float(value.detach()) for name, value in losses.items()}
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """0 where nothing has a weight: a batch may show no object."""
+    return (values * weights).sum() / weights.sum().clamp(min=1.0)
 
 
 def point_loss(logits: Tensor, centres: Tensor, present: Tensor) -> Tensor:
@@ -203,7 +209,7 @@ def point_loss(logits: Tensor, centres: Tensor, present: Tensor) -> Tensor:
     chance = logits.sigmoid()
     hit = -((1.0 - chance) ** 2) * F.logsigmoid(logits)
     miss = -((1.0 - target) ** 4) * chance**2 * F.logsigmoid(-logits)
-    return torch.where(is_peak, hit, miss).sum() / present.sum()
+    return torch.where(is_peak, hit, miss).sum() / present.sum().clamp(min=1)
 
 
 def cell_shares(centres: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -243,18 +249,21 @@ def resume(judge: Judge, optimizer: torch.optim.Optimizer, state: Path, settings
     """Load what a stopped run with these settings has left in a file, if it has; returns the steps done.
 
     Raises:
-        ValueError: the settings of that run were others.
+        ValueError: the settings of that run were others, or its judge was.
     """
     if not state.exists():
         return 0
     saved = torch.load(state, map_location=next(judge.parameters()).device, weights_only=True)
     for name, value in settings.items():
-        if saved["settings"].get(name) != value:
+        was, option = saved["settings"].get(name), "--" + name.replace("_", "-")
+        if was != value:
             raise ValueError(
-                f"{state} is of a run with --{name} {saved['settings'].get(name)}, not {value}: "
-                "go on with that, or remove the file"
+                f"{state} is of a run with {option} {was}, not {value}: go on with that, or remove the file"
             )
-    judge.load_state_dict(saved["judge"])
+    try:
+        judge.load_state_dict(saved["judge"])
+    except RuntimeError:
+        raise ValueError(f"{state} is of another version of the judge: remove the file") from None
     optimizer.load_state_dict(saved["optimizer"])
     return int(saved["step"])
 
@@ -270,12 +279,10 @@ def train(args: argparse.Namespace) -> None:
     reconstruct_clips(unseen, folder, codec, device)
     through = reconstruct_clips(seen[::2], folder, codec, device)
     torch.manual_seed(0)
-    judge = Judge().to(device)
-    if args.init_from:
-        judge.load_state_dict(Judge.load(args.init_from).state_dict())
+    judge = (Judge.load(args.init_from) if args.init_from else Judge()).train().to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=args.lr, weight_decay=0.02)
     state = through / "state.pt"
-    settings = {name: str(getattr(args, name)) for name in ("clips", "batch", "steps", "lr")}
+    settings = {name: str(getattr(args, name)) for name in ("clips", "batch", "steps", "lr", "init_from")}
     start = resume(judge, optimizer, state, settings)
     if start >= args.steps:
         judge.save(args.out)  # it may have been stopped in between
@@ -308,12 +315,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train_judge.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=at_least(1), default=10_000, help="to learn from (default: %(default)s)")
+    parser.add_argument("--clips", type=at_least(1), default=12_000, help="to learn from (default: %(default)s)")
     parser.add_argument("--validation", type=at_least(1), default=240, help="unseen clips (default: %(default)s)")
-    parser.add_argument("--steps", type=at_least(1), default=4_000, help="default: %(default)s")
+    parser.add_argument("--steps", type=at_least(1), default=10_000, help="default: %(default)s")
     parser.add_argument("--batch", type=at_least(1), default=8, help="default: %(default)s")
     parser.add_argument("--lr", type=float, default=1.2e-3, help="default: %(default)s")
-    parser.add_argument("--save-every", type=at_least(1), default=500, help="steps (default: %(default)s)")
+    parser.add_argument("--save-every", type=at_least(1), default=1_000, help="steps (default: %(default)s)")
     parser.add_argument("--vae", type=Path, default=ROOT / "checkpoints" / "sora-tiny", help="default: sora-tiny")
     parser.add_argument("--init-from", type=Path, help="a folder with a judge to go on from")
     parser.add_argument("--out", type=Path, default=ROOT / "checkpoints" / "judge", help="default: %(default)s")

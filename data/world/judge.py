@@ -1,7 +1,8 @@
 """The judge: a small network that reads off a clip what is in it, where it is, and what it does.
 
 It looks for centres of objects in the first frame (as points, after CenterNet, arXiv:1904.07850), follows each
-through the clip by matching what it found there against every frame, and reads the words off what it followed.
+through the clip by matching what it found there against every frame, looks at each from close by, as a camera that
+goes with it would (`data.world.glimpse`), and reads the words off what it followed.
 Frames are seen two at a time by 2D convolutions that exchange channels with the steps before and after (TSM,
 arXiv:1811.08383): most of what a 3D convolution sees, for far less. What moves, the camera or an object, mostly moves
 by less than a pixel a frame: convolutions are slow to learn such motion, so they are given the flow
@@ -11,19 +12,21 @@ by less than a pixel a frame: convolutions are slow to learn such motion, so the
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.world.camera import unproject
 from data.world.flow import flow_around, flow_of_parts, slope_products, solved_flow
+from data.world.glimpse import Glimpse
 from data.world.labels import OBJECT_WORDS, SCENE_WORDS, from_the_start
+from data.world.layers import TIME_STRIDE, AttentionBlock, TimeShiftBlock
 
-TIME_STRIDE = 2  # frames to a step
 FRAME_RATE = 8.0
 WINDOW = 33  # frames that it reads words off
 PART = 17  # frames that suffice for what an object is: shape, colour, material
@@ -32,40 +35,19 @@ FLOW_CELLS = 8  # along each side of the picture, for the camera's move
 FILE = "judge.safetensors"
 
 
-class _Block(nn.Module):
-    """A residual 3×3 convolution that sees an eighth of its channels a step earlier and an eighth a step later."""
+class ClipFeatures(NamedTuple):
+    """What is computed of a clip of t frames, in s = ceil(t / 2) steps, before anything is followed.
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(width)
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+    maps: (b, s, h/4, w/4, d). overview: (b, s, d), of the whole picture. slope_products: between steps and within each,
+    (b, s, 10, h/4, w/4). frames: (b, 3, 2s, h, w) in [-1, 1], the last one repeated if t is odd. points: logits of
+    starting points (b, h/2, w/2).
+    """
 
-    def forward(self, x: Tensor, steps: int) -> Tensor:
-        """x: (b·s, c, h, w), ``steps`` = s."""
-        hidden = F.relu(self.norm(x))
-        part = x.shape[1] // 8
-        before, after, now = hidden.split([part, part, x.shape[1] - 2 * part], dim=1)
-        hidden = torch.cat((_shifted(before, steps, 1), _shifted(after, steps, -1), now), dim=1)
-        return x + self.conv(hidden.contiguous(memory_format=torch.channels_last))
-
-
-class _Sequence(nn.Module):
-    """Attention and feed-forward: over the steps of each followed object, or over the objects at each step."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """x: (n, s, d), ``seen``: (n, s), which of the s to look at; None for all."""
-        mask = None if seen is None else rearrange(seen, "n s -> n 1 1 s")
-        q, k, v = rearrange(self.qkv(self.norm(x)), "n t (three m d) -> three n m t d", three=3, m=self.heads)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.out(rearrange(mixed, "n m t d -> n t (m d)"))
-        return x + self.feed(self.norm2(x))
+    maps: Tensor
+    overview: Tensor
+    slope_products: Tensor
+    frames: Tensor
+    points: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,7 +80,7 @@ class Judge(nn.Module):
         depth: blocks at stride 8.
     """
 
-    def __init__(self, width: int = 64, deep_width: int = 128, depth: int = 5) -> None:
+    def __init__(self, width: int = 64, deep_width: int = 128, depth: int = 4) -> None:
         super().__init__()
         self.settings = {"width": width, "deep_width": deep_width, "depth": depth}
         half = width // 2
@@ -106,11 +88,11 @@ class Judge(nn.Module):
         self.fine_norm = nn.BatchNorm2d(half)
         self.coarse = nn.Conv2d(half, width, 3, 2, 1)
         self.flow = nn.Conv2d(6, width, 3, padding=1)
-        self.block = _Block(width)
+        self.block = TimeShiftBlock(width)
         self.down = nn.Conv2d(width, deep_width, 2, 2)
-        self.deep_blocks = nn.ModuleList(_Block(deep_width) for _ in range(depth))
+        self.deep_blocks = nn.ModuleList(TimeShiftBlock(deep_width) for _ in range(depth))
         self.up = nn.Conv2d(deep_width, width, 1)
-        self.join = _Block(width)
+        self.join = TimeShiftBlock(width)
         self.join_norm = nn.BatchNorm2d(width)
         self.points = nn.Sequential(
             nn.Conv2d(width + half, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 32, 3, padding=1), nn.ReLU()
@@ -121,29 +103,28 @@ class Judge(nn.Module):
         self.first_query = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
         self.next_query = nn.Linear(deep_width, width)
         self.first_look, self.next_look = (nn.Linear(2 * width + 6, deep_width) for _ in range(2))
-        self.follow = nn.ModuleList(_Sequence(deep_width, 4) for _ in range(2))
-        self.describe = nn.ModuleList(_Sequence(deep_width, 4) for _ in range(2))
+        self.follow = nn.ModuleList(AttentionBlock(deep_width, 4) for _ in range(2))
+        self.describe = nn.ModuleList(AttentionBlock(deep_width, 4) for _ in range(2))
         self.overview = nn.Linear(4 * deep_width, deep_width)
         self.sweep = nn.Linear(6 * FLOW_CELLS**2, deep_width)
-        self.watch = nn.ModuleList([_Sequence(deep_width, 4)])
+        self.watch = nn.ModuleList([AttentionBlock(deep_width, 4)])
         self.time_embedding = nn.Parameter(0.02 * torch.randn((WINDOW + 1) // TIME_STRIDE, deep_width))
         self.position_head = nn.Linear(deep_width, 3 * TIME_STRIDE)
         nn.init.zeros_(self.position_head.weight)
         self.place = nn.Linear(6 * TIME_STRIDE, deep_width)
         self.around = nn.Linear(6 * 9, deep_width)
+        self.glimpse = Glimpse(half, deep_width)
         self.path_head = nn.Linear(deep_width, 4 * TIME_STRIDE)
         nn.init.zeros_(self.path_head.weight)
         self.path = nn.Linear(4 * TIME_STRIDE, deep_width)
-        self.meet = _Sequence(deep_width, 4)
+        self.meet = AttentionBlock(deep_width, 4)
         self.view_head = nn.Linear(deep_width, 3 * TIME_STRIDE)
         self.norm = nn.LayerNorm(2 * deep_width)
         self.object_heads = nn.ModuleDict({k: nn.Linear(2 * deep_width, len(v)) for k, v in OBJECT_WORDS.items()})
         self.scene_heads = nn.ModuleDict({k: nn.Linear(2 * deep_width, len(v)) for k, v in SCENE_WORDS.items()})
 
-    def features(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of frames (b, 3, t, h, w) in [-1, 1]: features (b, s, h/4, w/4, d) at each of s = ceil(t / 2) steps, an
-        overview (b, s, d), products of slopes (b, s, 10, h/4, w/4) between steps and within each, and the map of
-        starting points, logits (b, h/2, w/2)."""
+    def encode(self, frames: Tensor) -> ClipFeatures:
+        """Of frames (b, 3, t, h, w) in [-1, 1], t at most `WINDOW`."""
         b, last = len(frames), frames[:, :, -1:]
         frames = torch.cat((frames, last), dim=2) if frames.shape[2] % TIME_STRIDE else frames
         steps = frames.shape[2] // TIME_STRIDE
@@ -162,53 +143,54 @@ class Judge(nn.Module):
         x = F.relu(self.join_norm(self.join(x + _doubled(self.up(deep)), steps)))
         grid = rearrange(F.adaptive_avg_pool2d(deep, 2), "(b s) c i j -> b s (c i j)", b=b)
         points = self.points(torch.cat((_doubled(x[::steps]), fine[::steps]), dim=1))
-        features = rearrange(x, "(b s) d h w -> b s h w d", b=b)
-        slopes = torch.cat((between, rearrange(within, "(b s) p h w -> b s p h w", b=b)), dim=2)
+        maps = rearrange(x, "(b s) d h w -> b s h w d", b=b)
+        products = torch.cat((between, rearrange(within, "(b s) p h w -> b s p h w", b=b)), dim=2)
         overview = self.overview(grid) + self.sweep(_with_sums(flow_of_parts(between, FLOW_CELLS)))
-        return features, overview, slopes, self.point_logits(points)[:, 0]
+        return ClipFeatures(maps, overview, products, frames, self.point_logits(points)[:, 0])
 
-    def forward(
-        self, features: Tensor, overview: Tensor, slopes: Tensor, starts: Tensor, present: Tensor, num_frames: int
-    ) -> Found:
+    def forward(self, clip: ClipFeatures, starts: Tensor, present: Tensor, num_frames: int) -> Found:
         """Follow and describe what is at starts (b, k, 2), x and y in [0, 1] of the first frame's picture.
 
-        Of the starts, only those that are present (b, k) matter to the others.
+        present: (b, k), which of the starts are objects; the others affect nothing, and what is said of them means
+        nothing. num_frames: t, of the frames that were encoded.
         """
-        steps, (rows, columns) = features.shape[1], features.shape[2:4]
-        first = rearrange(features[:, 0], "b h w d -> b d h w")
+        steps, (rows, columns) = clip.maps.shape[1], clip.maps.shape[2:4]
+        first = rearrange(clip.maps[:, 0], "b h w d -> b d h w")
         seeds = F.grid_sample(first, (starts * 2.0 - 1.0).unsqueeze(2), align_corners=False)
         seeds = repeat(seeds, "b d k 1 -> b k s d", s=steps)
-        cells = _cell_centres(rows, columns, features.device)  # cells 2
-        values = rearrange(features, "b s h w d -> b s (h w) d")
+        cells = _cell_centres(rows, columns, starts.device)  # cells 2
+        values = rearrange(clip.maps, "b s h w d -> b s (h w) d")
         keys = self.key(values)
         picture = cells.new_tensor([columns, rows]).expand(*seeds.shape[:3], 2) / 16.0
 
-        def look(seen: Tensor, centres: Tensor) -> Tensor:
+        def look(matched: Tensor, centres: Tensor) -> Tensor:
             moved = 8.0 * (centres - starts.unsqueeze(2))
-            return torch.cat((seen, seeds, centres, moved, picture), dim=-1)
+            return torch.cat((matched, seeds, centres, moved, picture), dim=-1)
 
         times = self.time_embedding[:steps]
 
-        first_match, seen, centres = _match(self.first_query(seeds), keys, values, cells)
-        tracks = _along_steps(self.follow[:1], self.first_look(look(seen, centres)) + times)  # b k s d
-        second_match, seen, centres = _match(self.next_query(tracks), keys, values, cells)
-        tracks = _along_steps(self.follow[1:], tracks + self.next_look(look(seen, centres)))
+        first_match, matched, centres = _match(self.first_query(seeds), keys, values, cells)
+        tracks = _along_steps(self.follow[:1], self.first_look(look(matched, centres)) + times)  # b k s d
+        second_match, matched, centres = _match(self.next_query(tracks), keys, values, cells)
+        tracks = _along_steps(self.follow[1:], tracks + self.next_look(look(matched, centres)))
 
-        delta = rearrange(self.position_head(tracks), "b k s (f c) -> b k s f c", f=TIME_STRIDE)
+        delta = rearrange(self.position_head(tracks), "b k s (f c) -> b k (s f) c", c=3)
         cell = delta.new_tensor([1.0 / columns, 1.0 / rows])
-        centres = centres.unsqueeze(3) + delta[..., :2] * cell  # b k s f 2
-        depths = delta[..., 2:] + 1.6  # b k s f 1
-        view = _along_steps(self.watch, (overview + times).unsqueeze(1))  # b 1 s d
-        moved = rearrange(self.view_head(view), "b 1 s (f c) -> b s f c", c=3)
-        places = unproject(centres.detach(), depths.detach().exp(), columns / rows)  # b k s f 3
+        centres = repeat(centres, "b k s c -> b k (s f) c", f=TIME_STRIDE) + delta[..., :2] * cell
+        depths = delta[..., 2] + 1.6  # b k t
+        at, ahead = centres.detach(), depths.detach().exp()
+        view = _along_steps(self.watch, (clip.overview + times).unsqueeze(1))  # b 1 s d
+        moved = rearrange(self.view_head(view), "b 1 s (f c) -> b (s f) c", c=3)
+        places = unproject(at, ahead.unsqueeze(-1), columns / rows)  # b k t 3
         places = from_the_start(places, moved.detach().unsqueeze(1))
-        gone = places - places[:, :, :1, :1]
-        seen = rearrange(torch.cat((0.5 * places, 2.0 * gone), dim=-1), "b k s f c -> b k s (f c)")
-        around = self.around(flow_around(slopes, centres.detach().mean(3)))
-        tracks = torch.cat((tracks + self.place(seen) + around + view, view), dim=1)
+        gone = places - places[:, :, :1]
+        placed = rearrange(torch.cat((0.5 * places, 2.0 * gone), -1), "b k (s f) c -> b k s (f c)", f=TIME_STRIDE)
+        around = flow_around(clip.slope_products, reduce(at, "b k (s f) c -> b k s c", "mean", f=TIME_STRIDE))
+        near = self.glimpse(clip.frames, at, ahead, present)
+        tracks = torch.cat((tracks + self.place(placed) + self.around(around) + near + view, view), dim=1)
         tracks = _along_steps(self.describe[:1], tracks)
-        paths = F.pad(gone, (0, 1)) + rearrange(self.path_head(tracks[:, :-1]), "b k s (f c) -> b k s f c", c=4)
-        walked = self.path(rearrange(2.0 * paths.detach(), "b k s f c -> b k s (f c)"))
+        paths = F.pad(gone, (0, 1)) + rearrange(self.path_head(tracks[:, :-1]), "b k s (f c) -> b k (s f) c", c=4)
+        walked = self.path(rearrange(2.0 * paths.detach(), "b k (s f) c -> b k s (f c)", f=TIME_STRIDE))
         tracks = torch.cat((tracks[:, :-1] + walked, tracks[:, -1:]), dim=1)  # b (k + 1) s d
         there = repeat(F.pad(present, (0, 1), value=True), "b k -> (b s) k", s=steps)
         together = self.meet(rearrange(tracks, "b k s d -> (b s) k d"), there)
@@ -218,10 +200,10 @@ class Judge(nn.Module):
             objects={name: head(pooled[:, :-1]) for name, head in self.object_heads.items()},
             scene={name: head(pooled[:, -1]) for name, head in self.scene_heads.items()},
             matches=(first_match, second_match),
-            centres=rearrange(centres, "b k s f c -> b k (s f) c")[:, :, :num_frames],
-            depths=rearrange(depths, "b k s f 1 -> b k (s f)")[:, :, :num_frames],
-            paths=rearrange(paths, "b k s f c -> b k (s f) c")[:, :, :num_frames],
-            view=rearrange(moved, "b s f c -> b (s f) c")[:, :num_frames],
+            centres=centres[:, :, :num_frames],
+            depths=depths[:, :, :num_frames],
+            paths=paths[:, :, :num_frames],
+            view=moved[:, :num_frames],
             features=tracks.mean(2),
         )
 
@@ -235,7 +217,7 @@ class Judge(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> "Judge":
-        """The judge saved in a folder, ready to read. Raises ValueError if there is none, or it is damaged."""
+        """The judge saved in a folder, ready to read. Raises ValueError if there is none that fits."""
         path = Path(folder) / FILE
         if not path.is_file():
             raise ValueError(
@@ -246,7 +228,8 @@ class Judge(nn.Module):
                 judge = cls(**{name: int(value) for name, value in (file.metadata() or {}).items()})
             judge.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} is damaged, or of another version of the judge: {reason}") from None
         return judge.eval()
 
 
@@ -276,14 +259,6 @@ def _along_steps(layers: nn.ModuleList, tracks: Tensor) -> Tensor:
 def _with_sums(flow: Tensor) -> Tensor:
     """Flow (b, s, c), and beside it how far that has led since the first step: (b, s, 2c)."""
     return torch.cat((flow, 0.1 * flow.cumsum(1)), dim=-1)
-
-
-def _shifted(x: Tensor, steps: int, by: int) -> Tensor:
-    """(b·s, c, h, w) as it was ``by`` steps before (1) or after (-1), zeros where there is no such step."""
-    x = rearrange(x, "(b s) c h w -> b s c h w", s=steps)
-    nothing = torch.zeros_like(x[:, :1])
-    moved = torch.cat((nothing, x[:, :-1]) if by == 1 else (x[:, 1:], nothing), dim=1)
-    return rearrange(moved, "b s c h w -> (b s) c h w")
 
 
 def _doubled(x: Tensor) -> Tensor:

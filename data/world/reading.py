@@ -13,7 +13,7 @@ from data.world.judge import PART, PIXELS, WINDOW, Found, Judge
 from data.world.labels import OBJECT_WORDS, SCENE_WORDS
 
 MOST_FOUND = 6  # objects looked for: more than the world has, so that too many are seen as such
-THRESHOLD = 0.35  # how likely a point must be an object's centre
+THRESHOLD = 0.4  # how likely a point must be an object's centre
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,19 @@ def read_clips(judge: Judge, frames: Tensor) -> list[Reading]:
     windows: list[Found] = []
     for first in range(0, total - 1, WINDOW - 1):
         part = pixels[:, :, first : first + WINDOW]
-        *seen, points = judge.features(part)
+        clip = judge.encode(part)
         if not windows:
-            places, is_object = find_points(points.float())
+            places, is_object = find_points(clip.points)
         else:
             places = windows[-1].centres[:, :, -1].clamp(0.0, 1.0)
-        windows.append(judge(*seen, places, is_object, part.shape[2]))
+        windows.append(judge(clip, places, is_object, part.shape[2]))
     centres = torch.cat([w.centres[:, :, min(i, 1) :] for i, w in enumerate(windows)], dim=2)
     depths = torch.cat([w.depths[:, :, min(i, 1) :] for i, w in enumerate(windows)], dim=2).exp()
     parts = []
     for first in dict.fromkeys((*range(0, total - PART + 1, PART - 1), max(0, total - PART))):
         part = pixels[:, :, first : first + PART]
-        *seen, _ = judge.features(part)
         starts = centres[:, :, first].clamp(0.0, 1.0)
-        parts.append(judge(*seen, starts, is_object, part.shape[2]))
+        parts.append(judge(judge.encode(part), starts, is_object, part.shape[2]))
     chosen = {name: logits.argmax(-1).tolist() for name, logits in windows[0].objects.items()}
     setting = {name: logits.argmax(-1).tolist() for name, logits in windows[0].scene.items()}
     told = [[part.objects[name].argmax(-1).tolist() for name in ("shape", "colour")] for part in parts]
