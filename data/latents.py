@@ -30,6 +30,14 @@ class TensorCache:
             text = (file.metadata() or {}).get("text", "")
             return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118 (not a mapping)
 
+    def get_part(self, key: str, name: str, part: tuple[slice, ...]) -> Tensor | None:
+        """``part`` of the tensor ``name`` stored under ``key``, or None. No more than that is read."""
+        path = self._path(key)
+        if path is None or not path.is_file():
+            return None
+        with safe_open(path, framework="pt") as file:
+            return file.get_slice(name)[part]
+
     def put(self, key: str, tensors: dict[str, Tensor], text: str) -> None:
         """Store under ``key``; a file is complete or absent."""
         path = self._path(key)

@@ -54,6 +54,11 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[ClipRecord
     return [_record(path, number, row) for number, row in chosen]
 
 
+def has_split(path: str | Path, split: str) -> bool:
+    """Whether a manifest tells splits apart and has rows of this one; raises ValueError as `read_manifest`."""
+    return any(record.split == split for record in read_manifest(path))
+
+
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)

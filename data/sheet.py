@@ -57,25 +57,28 @@ def write_contact_sheet(
 
 def write_rows(path: str | Path, rows: Sequence[tuple[str, Tensor | np.ndarray]], columns: int = 6) -> None:
     """Write a .png with a row for each clip: its label, in two lines at most, above `columns` evenly spaced frames
-    of uint8 `(t, h, w, 3)`. All clips have one size; small frames are enlarged to a short side of 96 or more."""
+    of uint8 `(t, h, w, 3)`. Clips may differ in size; small frames are enlarged to a short side of 96 or more."""
     path = checked_target(path, ".png")
     clips = [(label, checked_frames(frames)) for label, frames in rows]
     if not clips:
         raise ValueError(f"no clips to write to {path}: give at least one")
-    _, h, w, _ = clips[0][1].shape
-    scale, gap, line = max(1, math.ceil(96 / min(h, w))), 4, 15
-    cell_w, row_h = w * scale + gap, h * scale + 2 * line + 2 * gap
-    sheet = Image.new("RGB", (columns * cell_w + gap, len(clips) * row_h + gap), "white")
+    gap, line = 4, 15
+    scales = [max(1, math.ceil(96 / min(array.shape[1:3]))) for _, array in clips]
+    heights = [array.shape[1] * scale + 2 * line + 2 * gap for (_, array), scale in zip(clips, scales, strict=True)]
+    widths = [columns * (array.shape[2] * scale + gap) for (_, array), scale in zip(clips, scales, strict=True)]
+    sheet = Image.new("RGB", (max(widths) + gap, sum(heights) + gap), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
-    for row, (label, array) in enumerate(clips):
-        y = gap + row * row_h
-        letters = max(10, sheet.width // 6)  # in a line
+    letters = max(10, sheet.width // 6)  # in a line
+    y = gap
+    for (label, array), scale, height in zip(clips, scales, heights, strict=True):
+        _, h, w, _ = array.shape
         for number, part in enumerate(textwrap.wrap(label, letters, max_lines=2, placeholder=" …")):
             draw.text((gap, y + number * line), part, fill="black", font=font)
         for column, number in enumerate(np.linspace(0, len(array) - 1, columns).round().astype(int)):
             picture = Image.fromarray(np.ascontiguousarray(array[number]))
             picture = picture.resize((w * scale, h * scale), Image.Resampling.BICUBIC)
-            sheet.paste(picture, (gap + column * cell_w, y + 2 * line))
+            sheet.paste(picture, (gap + column * (w * scale + gap), y + 2 * line))
+        y += height
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")
 

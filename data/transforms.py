@@ -71,6 +71,11 @@ def to_float(frames: Tensor) -> Tensor:
     return rearrange(frames, "t h w c -> c t h w").float() / 127.5 - 1
 
 
+def batch_to_float(frames: Tensor) -> Tensor:
+    """uint8 `(b, t, h, w, c)` to float32 `(b, c, t, h, w)` in [-1, 1]."""
+    return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
+
+
 def to_uint8(frames: Tensor) -> Tensor:
     """Float `(c, t, h, w)` in [-1, 1] to uint8 `(t, h, w, c)`; values outside are clipped. The exact inverse
     of `to_float`."""

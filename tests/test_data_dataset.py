@@ -110,9 +110,18 @@ def test_a_row_without_one_group_of_frames_is_left_out(tmp_path: Path) -> None:
     rows = [{"path": f"{name}.mp4", "text": name} for name in "ab"]
     clips = ManifestClips(manifest(tmp_path, *rows), "train", 13, [[16, 16]], RATE, 4)
     assert [clips.load(index).text for index in range(len(clips))] == ["b"]
-    with pytest.raises(ValueError, match="no clip of split 'train' has more than 4 frames at 10 fps") as error:
+    with pytest.raises(ValueError, match="no clip of split 'train' has 5 frames at 10 fps") as error:
         ManifestClips(manifest(tmp_path, rows[0]), "train", 13, [[16, 16]], RATE, 4)
     assert "\n" not in str(error.value)
+
+
+def test_with_a_multiple_of_1_short_rows_are_taken(tmp_path: Path) -> None:
+    for frames in (1, 2, 9):
+        write_clip(tmp_path / f"{frames}.mp4", frames)
+    rows = [{"path": f"{frames}.mp4", "text": ""} for frames in (1, 2, 9)]
+    clips = ManifestClips(manifest(tmp_path, *rows), "train", 5, [[16, 16]], None, 1)
+    assert [clips.shape(index).num_frames for index in range(len(clips))] == [1, 2, 5]
+    assert [len(clips.load(index).frames) for index in range(len(clips))] == [1, 2, 5]
 
 
 def test_rows_of_other_splits_are_left_out(tmp_path: Path) -> None:
@@ -137,6 +146,19 @@ def test_another_rate_takes_frames_by_time(tmp_path: Path) -> None:
         list(range(0, 18, 2)),
         list(range(18, 36, 2)),
     ]
+
+
+def test_without_a_rate_each_row_keeps_its_own(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", 20)
+    rows = [
+        {"path": "a.mp4", "text": "as the file says"},
+        {"path": "a.mp4", "text": "as the row says", "fps": RATE / 2, "width": 48, "height": 32, "num_frames": 10},
+    ]
+    clips = ManifestClips(manifest(tmp_path, *rows), "train", 9, [[16, 16]], None, 4)
+    assert [clips.shape(index).frame_rate for index in range(len(clips))] == [RATE, RATE, RATE / 2]
+    found = [clip_numbers(clips.load(index).frames) for index in range(len(clips))]
+    assert found == [list(range(9)), list(range(9, 18)), list(range(0, 18, 2))]
+    assert clips.load(2).frame_rate == RATE / 2
 
 
 def test_the_size_of_nearest_aspect_is_taken(tmp_path: Path) -> None:

@@ -92,6 +92,18 @@ def test_a_write_cut_short_leaves_no_broken_entry(tmp_path: Path, monkeypatch: p
     assert stored[1] == "new"
 
 
+def test_a_part_is_that_of_the_whole(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    x = torch.arange(4 * 5 * 6).view(4, 5, 6)
+    part = (slice(1, 4), slice(0, 2), slice(3, 5))
+    assert cache.get_part("clip", "x", part) is None
+    assert TensorCache(None).get_part("clip", "x", part) is None
+    cache.put("clip", {"x": x}, "")
+    stored = cache.get_part("clip", "x", part)
+    assert stored is not None
+    assert torch.equal(stored, x[part])
+
+
 def test_a_draft_is_never_taken_for_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one process writes, another reads: a file has a name that `get` looks for only once whole."""
     cache = TensorCache(tmp_path)

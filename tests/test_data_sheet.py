@@ -39,3 +39,13 @@ def test_rows_have_a_label_and_evenly_spaced_frames(tmp_path: Path) -> None:
         assert (row == 60 * i).all(-1).mean() > 0.6 and (row[:30] < 128).any()
     with pytest.raises(ValueError, match="no clips"):
         write_rows(tmp_path / "rows.png", [])
+
+
+def test_rows_of_clips_of_several_sizes_do_not_overlap(tmp_path: Path) -> None:
+    sizes = [(200, 100), (96, 160), (16, 32)]  # the last is enlarged 6 times
+    clips = [("", np.full((5, h, w, 3), 50 * i, np.uint8)) for i, (h, w) in enumerate(sizes, start=1)]
+    write_rows(tmp_path / "rows.png", clips, columns=3)
+    picture = np.asarray(Image.open(tmp_path / "rows.png"))
+    assert picture.shape[1] == 3 * (192 + 4) + 4
+    for i, area in ((1, 200 * 100), (2, 96 * 160), (3, 96 * 192)):
+        assert (picture == 50 * i).all(-1).sum() == 3 * area
