@@ -33,7 +33,6 @@ from video_dit.engine import (
     checkpoint_folder,
     initialize,
     is_newer,
-    learning_rate,
     replace_folder,
     resume,
     save_checkpoint,
@@ -274,7 +273,7 @@ def train(config: RunConfig) -> None:
         publish(start, last)
     for step in range(start, settings.max_steps):
         began = time.perf_counter()
-        set_learning_rate(engine, learning_rate(settings, step))
+        set_learning_rate(engine, settings, step)
         batches = list(islice(items, settings.accumulation))
         packs = [train_packs.build(loaded, position) for position, loaded in batches]
         count = global_sum(sum(pack.loss_elements for pack in packs), engine.device)

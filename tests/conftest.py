@@ -51,8 +51,9 @@ def tiny_vae() -> VideoVAE:
         mean, std = torch.randn(4), 0.5 + 1.5 * torch.rand(4)
         vae = VideoVAE(
             latent_channels=4,
-            width=32,
+            encoder_width=32,
             encoder_depth=2,
+            decoder_width=24,
             decoder_depth=2,
             thin_width=8,
             thin_depth=2,

@@ -1,6 +1,7 @@
 """The commands as a user calls them: what they write, what they refuse, with which exit code."""
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -230,8 +231,6 @@ def test_train_goes_on_from_given_weights(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     """The same packs: two ranks, or one rank that accumulates two."""
-    import json
-
     losses = []
     for ranks in (1, 2):
         run_dir = tmp_path / f"run{ranks}"
@@ -255,8 +254,11 @@ def test_sora_small_takes_two_steps(tmp_path: Path) -> None:
     assert (tmp_path / "run/checkpoints/latest").read_text() == "step-2"
 
 
+SMALL_VAE = [f"model.{half}_{size}" for half in ("encoder", "decoder") for size in ("width=16", "depth=1")]
+
+
 def test_train_vae_trains_and_resumes(tmp_path: Path) -> None:
-    settings = ["model.width=16", "model.encoder_depth=1", "model.decoder_depth=1", f"run_dir={tmp_path}/vae"]
+    settings = [*SMALL_VAE, f"run_dir={tmp_path}/vae"]
     settings += ["data.world_clips=4", "data.world_sizes=[[32,32]]", "data.batches=[[2,9,32,32],[3,1,32,32]]"]
     settings += [f"data.cache={tmp_path}/cache", "data.workers=0", "train.save_every=2"]
     for steps in (2, 3):
@@ -267,6 +269,22 @@ def test_train_vae_trains_and_resumes(tmp_path: Path) -> None:
     codec = LatentCodec.from_pretrained(tmp_path / "vae")
     assert codec.frame_rule == (4, 1)
     assert (tmp_path / "vae/validation.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_train_vae_on_two_ranks_resumes_as_if_uninterrupted(tmp_path: Path, stage: int) -> None:
+    """Matrices and Muon's momentum are cut up between the ranks."""
+    settings = [*SMALL_VAE, "data.world_clips=4", "data.world_sizes=[[32,32]]", "data.batches=[[2,9,32,32]]"]
+    settings += [f"data.cache={tmp_path}/cache", "train.save_every=2", f"train.zero_stage={stage}"]
+    settings += ["train.optimizer=muon", "train.decay_steps=0"]
+    for name, all_steps in (("whole", (4,)), ("resumed", (2, 4))):
+        for steps in all_steps:
+            command = ["tools/train_vae.py", "--config", "vae_tiny.yaml", *settings, f"run_dir={tmp_path}/{name}"]
+            result = deepspeed(*command, f"train.max_steps={steps}", ranks=2)
+            assert result.returncode == 0, result.stderr
+    file = "vae/diffusion_pytorch_model.safetensors"
+    assert_same_weights(tmp_path / "whole" / file, tmp_path / "resumed" / file)
 
 
 @pytest.mark.slow
@@ -294,8 +312,9 @@ def test_train_vae_refuses_batches_that_do_not_fit(batch: str, word: str) -> Non
 def test_train_vae_refuses_other_autoencoders_to_start_from(tmp_path: Path) -> None:
     command = [sys.executable, "tools/train_vae.py", "--config", "vae_tiny.yaml", f"run_dir={tmp_path}"]
     assert_refused(run(*command, f"train.init_from={tmp_path}"), str(tmp_path), "no autoencoder")
-    other = [f"train.init_from={MODEL}", "model.width=64"]
-    assert_refused(run(*command, *other), "model.width=64", "use model.width=256")
+    width = json.loads((MODEL / "vae/config.json").read_text())["encoder_width"]
+    other = [f"train.init_from={MODEL}", "model.encoder_width=64"]
+    assert_refused(run(*command, *other), "model.encoder_width=64", f"use model.encoder_width={width}")
 
 
 @pytest.mark.slow
@@ -303,7 +322,7 @@ def test_train_vae_reports_damaged_clips_once_and_stops_where_none_is_left(tmp_p
     rows = ["path,text,width,height,fps,num_frames", "gone.mp4,a clip,64,64,8,65", "damaged.mp4,a clip,64,64,8,65"]
     (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
     (tmp_path / "damaged.mp4").write_bytes(b"no video")
-    settings = ["model.width=16", "model.encoder_depth=1", "model.decoder_depth=1", f"run_dir={tmp_path}/vae"]
+    settings = [*SMALL_VAE, f"run_dir={tmp_path}/vae"]
     settings += ["data.world_clips=2", "data.world_sizes=[[32,32]]", "data.batches=[[1,9,32,32]]"]
     settings += [f"data.cache={tmp_path}/cache", f"data.manifest={tmp_path}/clips.csv", "data.world_share=0"]
     result = deepspeed("tools/train_vae.py", "--config", "vae_tiny.yaml", *settings, "train.max_steps=1")
@@ -344,8 +363,6 @@ def test_a_continued_file_is_not_overwritten(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_trains_on_a_manifest_with_a_damaged_clip(stage: int, tmp_path: Path) -> None:
-    import json
-
     from data.video import write_video
     from data.world import sample_scene
 
@@ -369,8 +386,6 @@ def test_trains_on_a_manifest_with_a_damaged_clip(stage: int, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_validation_loss_falls(tmp_path: Path) -> None:
-    import json
-
     settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=90"]
     result = deepspeed("train.py", "--config", "sora_tiny.yaml", *settings, "train.save_every=30", "train.lr=5e-3")
     assert result.returncode == 0, result.stderr

@@ -1,8 +1,6 @@
 """Readings: points found on maps, words for any size and duration, and what the shipped judge says of true clips."""
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from data.world.reading import MOST_FOUND, find_points, read_clips
 from data.world.scene import Scene
 from data.world.score import centre_errors, judge_agreements, shares, true_owners
 from vae3d import LatentCodec
+from video_dit.evaluation.world import through_codec
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "judge"
 
@@ -89,12 +88,11 @@ def test_the_shipped_judge_is_right_about_unseen_clips(
     least: dict[str, float],
     shipped: Judge,
     unseen: list[Scene],
-    load_tool: Callable[[str], ModuleType],
 ) -> None:
     clips = torch.stack([scene.render(WINDOW, *size, 8.0) for scene in unseen])
     if decoded:
         codec = LatentCodec.from_pretrained(SHIPPED.parent / "sora-tiny")
-        clips = load_tool("evaluate").through_codec(codec, clips)
+        clips = through_codec(codec, clips)
     agreements, errors = judge_agreements(read_clips(shipped, clips), unseen, WINDOW, 8.0, size[1] / size[0])
     right = shares(agreements)
     assert not {name: right[name].value for name, bound in least.items() if right[name].value < bound}

@@ -1,7 +1,8 @@
-"""tools/evaluate.py world: its tables, JSON and picture, and what it refuses. Small random parts: the figures mean
+"""tools/evaluate.py: its tables, JSON, pictures and video, and what it refuses. Small random parts: the figures mean
 nothing here, what they are made of does."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data.world import is_held_out
+from data.video import read_video, write_video
 from data.world.judge import Judge
 from data.world.score import ATTRIBUTES
+from vae3d import VideoVAE
+
+WRITTEN = ("json", "picture", "video")
 
 if TYPE_CHECKING:
     from video_dit import VideoPipeline
@@ -38,8 +42,8 @@ def parts(tiny_pipe: "VideoPipeline", tmp_path: Path) -> list[str]:
     return [*names, "--steps=1", "--batch=3", f"--picture={tmp_path}/sheet/picture.png"]
 
 
-def call(evaluate: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", "world", *arguments])
+def call(evaluate: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str, command: str = "world") -> int:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", command, *arguments])
     return evaluate.main()
 
 
@@ -73,38 +77,6 @@ def test_a_table_for_seen_and_held_out_with_all_that_tells_how_far_to_trust_it(
         assert 0 <= low <= share <= high <= 1
     with Image.open(tmp_path / "sheet/picture.png") as picture:
         assert picture.size[1] > 5 * 96  # a row for each prompt, there being fewer than twenty
-
-
-def test_held_out_prompts_hold_a_held_out_triple_and_seen_ones_none(evaluate: ModuleType) -> None:
-    args = evaluate.parse_arguments(["world", "--prompts", "8", "--style", "terse"])
-    seen, held_out = evaluate.prompt_sets(args)
-    assert (len(seen.texts), len(held_out.texts)) == (4, 4)
-    for part, wanted in ((seen, False), (held_out, True)):
-        for text, scene in zip(part.texts, part.scenes, strict=True):
-            assert any(is_held_out(obj.shape, obj.colour, obj.motion) for obj in scene.objects) is wanted
-            assert text == scene.caption("terse")
-
-
-def test_only_objects_of_a_held_out_triple_count_in_their_table(evaluate: ModuleType) -> None:
-    seen, held_out = evaluate.prompt_sets(evaluate.parse_arguments(["world", "--prompts", "40"]))
-    assert evaluate.held_out_objects(seen, evaluate.read_prompts(seen.texts)) == [None] * 20
-    prompts = evaluate.read_prompts(held_out.texts)
-    for scene, prompt, about in zip(
-        held_out.scenes, prompts, evaluate.held_out_objects(held_out, prompts), strict=True
-    ):
-        wanted = sum(is_held_out(obj.shape, obj.colour, obj.motion) for obj in scene.objects)
-        assert sum(about) == wanted >= 1 and len(about) == len(prompt.objects)
-
-
-def test_samples_do_not_depend_on_the_batch(evaluate: ModuleType, tiny_pipe: "VideoPipeline") -> None:
-    part = evaluate.PromptSet("two", ["a red ball", "a blue cube rolls", "a cone"], [])
-    shape, made = evaluate.ClipFormat(9, 32, 32), []
-    for batch in ("1", "3"):
-        args = evaluate.parse_arguments(["world", "--batch", batch, "--steps", "2", "--seed", "7"])
-        made.append(evaluate.make_samples(tiny_pipe, part, shape, args))
-    assert made[0].shape == (3, 9, 32, 32, 3) and made[0].dtype == torch.uint8
-    assert (made[0].int() - made[1].int()).abs().max() <= 1
-    assert not torch.equal(made[0][0], made[0][1])
 
 
 def test_prompts_in_free_wording_have_no_oracle(
@@ -174,3 +146,91 @@ def test_bad_prompt_files_are_one_clear_line(
     (tmp_path / "prompts.txt").write_text(text)
     assert call(evaluate, monkeypatch, *parts, f"--prompt-file={tmp_path / 'prompts.txt'}") == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def autoencoder(tiny_vae: VideoVAE, tmp_path: Path) -> list[str]:
+    """Options that name a random autoencoder, and clips that are small."""
+    tiny_vae.save_pretrained(tmp_path / "autoencoder")
+    return [f"--model={tmp_path / 'autoencoder'}", "--frames=5", "--clips=2", "--world-size=32", "--short-side=32"]
+
+
+def test_figures_of_each_clip_and_their_means_on_screen_in_json_and_to_look_at(
+    evaluate: ModuleType,
+    autoencoder: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_video(tmp_path / "good.mp4", torch.randint(256, (9, 48, 64, 3), dtype=torch.uint8), 25)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "clips.csv").write_text("path,text\ngood.mp4,noise\nbroken.mp4,nothing\n")
+    written = [
+        f"--{name}={tmp_path}/made.{suffix}" for name, suffix in zip(WRITTEN, ("json", "png", "mp4"), strict=True)
+    ]
+    options = [*autoencoder, f"--manifest={tmp_path}/clips.csv", *written]
+    assert call(evaluate, monkeypatch, *options, command="vae") == 0
+    figures, (out, err) = json.loads((tmp_path / "made.json").read_text()), capsys.readouterr()
+    assert {group: list(clips) for group, clips in figures["clips"].items()} == {
+        "world": ["world/0", "world/1"],
+        "real": ["good.mp4"],
+    }
+    names = ["psnr", "ssim", "flicker", "blocking_in_time", "blocking_in_space"]
+    for group, clips in figures["clips"].items():
+        assert list(figures["mean"][group]) == names
+        for name in names:
+            assert figures["mean"][group][name] == pytest.approx(sum(c[name] for c in clips.values()) / len(clips))
+        for name, clip in clips.items():
+            (line,) = [line for line in out.splitlines() if line.endswith(f"  {name}")]
+            assert float(line.split()[0]) == pytest.approx(clip["psnr"], abs=0.01)
+        assert f"mean of {len(clips)} {group} clips" in out
+    assert [figures["clips"]["real"]["good.mp4"][name] for name in ("size", "frame_rate")] == ["40x32", 25]
+    assert "1 of 4 clips are left out" in out and "float32 on cpu, 5 frames" in out
+    assert "left out: " in err and "broken.mp4" in err and list(figures["left out"]) == ["broken.mp4"]
+    with Image.open(tmp_path / "made.png") as picture:
+        assert picture.size[1] > 3 * (2 * 96)
+    frames = 2 * 62 + 50  # at 25 a second: 5 of 8 a second four times, 5 of 25 a second ten times
+    assert read_video(tmp_path / "made.mp4").frames.shape == (frames, 52, 84, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model=nowhere"], "nowhere"),
+        (["--manifest=nowhere.csv"], "nowhere.csv does not exist"),
+        (["--frames=6"], "--frames 6 must be 1 + 4k, k at least 1: use 5 or 9"),
+        (["--frames=1"], "use 5 or 9"),
+        (["--short-side=36"], "--short-side 36 must be a multiple of 8, at least 16: use 32 or 40"),
+        (["--world-size=8"], "--world-size 8 must be a multiple of 8, at least 16: use 16 or 24"),
+        (["--clips=0"], "leaves nothing to measure"),
+        (["--clips=-1"], "at least 0"),
+        (["--frame-rate=0"], "above 0"),
+        (["--dtype=float16"], "invalid choice"),
+        (["--device=abacus"], "--device abacus"),
+        (["--picture=a.jpg"], "ends in .png"),
+        (["--video=a.avi"], "ends in .mp4"),
+        (["--video=nowhere/a.mp4"], "must be a file in a folder that exists"),
+    ],
+)
+def test_bad_options_of_vae_are_one_clear_line(
+    options: list[str],
+    words: str,
+    evaluate: ModuleType,
+    autoencoder: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        code = call(evaluate, monkeypatch, *autoencoder, *options, command="vae")
+    except SystemExit as stopped:  # argparse
+        code = stopped.code
+    assert code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("evaluate.py") and words in last
+
+
+def test_torch_is_not_imported_for_help_or_a_wrong_option() -> None:
+    tool = Path(__file__).parents[1] / "tools" / "evaluate.py"
+    for options in (["vae", "--help"], ["vae", "--picture=a.jpg"], ["world", "--seconds=2"]):
+        result = subprocess.run([sys.executable, "-X", "importtime", tool, *options], capture_output=True, text=True)
+        assert " torch" not in result.stderr and " data.options" in result.stderr

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vae3d import LatentCodec, VideoVAE
+from vae3d.codec import CHUNK
 
 
 def clip(*shape: int, seed: int = 0) -> Tensor:
@@ -66,11 +67,65 @@ def test_streams_equal_the_whole_calls(codec: LatentCodec) -> None:
     latents = codec.encode(x)
     encoder, decoder = codec.encode_stream(), codec.decode_stream()
     pushed = [encoder.push(chunk) for chunk in x.split([2, 1, 6, 0, 8], dim=2)]
-    encoder.finish()
+    assert encoder.finish().shape == (2, 4, 0, 2, 2)
     assert (torch.cat(pushed, dim=2) - latents).abs().max() <= 1e-4
     shown = [decoder.push(chunk) for chunk in latents.split([1, 0, 3, 1], dim=2)]
-    decoder.finish()
+    assert decoder.finish().shape == (2, 3, 0, 16, 16)
     assert (torch.cat(shown, dim=2) - codec.decode(latents)).abs().max() <= 1e-4
+
+
+@torch.no_grad()
+def test_long_clips_are_taken_in_chunks_and_equal_one_pass(codec: LatentCodec) -> None:
+    taken: list[int] = []  # latent frames at a time
+    for module in (codec.vae.encoder.blocks[0], codec.vae.decoder.blocks[0]):
+        module.register_forward_hook(lambda _, given, __: taken.append(given[0].shape[1]))
+    x = clip(1, 3, 1 + 4 * 21, 16, 16)
+    latents = codec.encode(x)
+    frames = codec.decode(latents)
+    assert sum(taken) == 2 * 22
+    assert max(taken) <= CHUNK
+    raw = codec.vae.encode(x).latent_dist.mode()
+    assert (codec.denormalize(latents) - raw).abs().max() <= 1e-4
+    assert (frames - codec.vae.decode(raw).sample.clamp(-1, 1)).abs().max() <= 1e-4
+
+
+def test_encoding_and_decoding_keep_no_graph(codec: LatentCodec) -> None:
+    latents = codec.encode(clip(1, 3, 5, 8, 8).requires_grad_())
+    assert not latents.requires_grad
+    assert not codec.decode(latents.requires_grad_()).requires_grad
+
+
+def test_tiles_give_the_same_numbers(codec: LatentCodec) -> None:
+    x = clip(1, 3, 5, 96, 64)
+    latents = codec.encode(x)
+    frames = codec.decode(latents)
+    codec.enable_tiling(32)
+    assert codec.vae.tile == 4
+    assert (codec.encode(x) - latents).abs().max() <= 1e-4
+    assert (codec.decode(latents) - frames).abs().max() <= 1e-4
+    codec.enable_tiling(None)
+    assert codec.vae.tile is None
+    with pytest.raises(ValueError, match="tile_size=12 must be a multiple of 8"):
+        codec.enable_tiling(12)
+
+
+def test_sizes_are_checked_without_frames(codec: LatentCodec) -> None:
+    codec.check_size(torch.empty(1, 3, 49, 720, 1280, device="meta"))
+    for size in (0, 4, 12):
+        with pytest.raises(ValueError, match=f"width={size} must be a multiple of 8: use 8 or 16"):
+            codec.check_size(torch.empty(1, 3, 49, 8, size, device="meta"))
+
+
+def test_a_stream_stays_with_its_size(codec: LatentCodec) -> None:
+    encoder, decoder = codec.encode_stream(), codec.decode_stream()
+    encoder.push(clip(1, 3, 2, 8, 16))
+    with pytest.raises(ValueError, match=re.escape("(1, 3, 2, 16, 16) must be (1, 3, t, 8, 16) as those before")):
+        encoder.push(clip(1, 3, 2, 16, 16))
+    decoder.push(clip(1, 4, 2, 1, 2))
+    with pytest.raises(ValueError, match=re.escape("(2, 4, 2, 1, 2) must be (1, 4, t, 1, 2) as those before")):
+        decoder.push(clip(2, 4, 2, 1, 2))
+    encoder.push(clip(1, 3, 3, 8, 16))  # a refused chunk leaves no trace
+    assert encoder.finish().shape == (1, 4, 0, 1, 2)
 
 
 def test_streams_end_with_the_frame_rule(codec: LatentCodec) -> None:
@@ -80,6 +135,8 @@ def test_streams_end_with_the_frame_rule(codec: LatentCodec) -> None:
         encoder.finish()
     with pytest.raises(ValueError, match="at least one latent frame"):
         codec.decode_stream().finish()
+    with pytest.raises(ValueError, match="num_frames=0 must be 1 \\+ 4k: push at least one frame"):
+        codec.encode_stream().finish()
 
 
 @pytest.mark.parametrize(
@@ -91,12 +148,16 @@ def test_streams_end_with_the_frame_rule(codec: LatentCodec) -> None:
         ),
         (torch.full((1, 3, 1, 8, 8), -1.5), "must lie in [-1, 1]: scale uint8 by /127.5 - 1"),
         (torch.full((1, 3, 1, 8, 8), torch.nan), "nan"),
+        (
+            torch.zeros(1, 3, 1, 8, 8, dtype=torch.uint8),
+            "frames of torch.uint8 must be float in [-1, 1]: scale uint8 by /127.5 - 1",
+        ),
         (torch.zeros(1, 3, 4, 8, 8), "num_frames=4 must be 1 + 4k: use 1 or 5"),
         (torch.zeros(1, 3, 5, 12, 8), "height=12 must be a multiple of 8: use 8 or 16"),
         (torch.zeros(1, 3, 0, 8, 8), "num_frames=0 must be 1 + 4k: use 1 or 5"),
         (torch.zeros(3, 5, 8, 8), "must be (b, 3, t, h, w)"),
     ],
-    ids=["uint8", "low", "nan", "count", "height", "none", "rank"],
+    ids=["scale", "low", "nan", "uint8", "count", "height", "none", "rank"],
 )
 def test_bad_frames_are_named(codec: LatentCodec, frames: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
@@ -109,6 +170,18 @@ def test_bad_latents_are_named(codec: LatentCodec, shape: tuple[int, ...]) -> No
     with pytest.raises(ValueError, match=re.escape(f"{shape} must be (b, 4, t, h, w)")) as error:
         codec.decode(torch.zeros(shape))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(torch.nan, "from nan to nan"), (torch.inf, "to inf"), (-torch.inf, "from -inf to 0.0")]
+)
+def test_latents_that_are_not_finite_are_named(codec: LatentCodec, value: float, found: str) -> None:
+    latents = torch.zeros(1, 4, 2, 1, 1)
+    latents[0, 1, 0] = value
+    for use in (codec.decode, codec.denormalize, codec.check_latents, codec.decode_stream().push):
+        with pytest.raises(ValueError, match="must be finite: make them with a lower guidance_scale") as error:
+            use(latents)
+        assert found in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +203,7 @@ def test_bad_frames_of_a_stream_are_named(codec: LatentCodec, shape: tuple[int, 
 
 def test_an_untrained_autoencoder_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no latents_mean and latents_std: train it with tools/train_vae\.py"):
-        LatentCodec(VideoVAE(width=8, encoder_depth=1, decoder_depth=1))
+        LatentCodec(VideoVAE(encoder_width=8, encoder_depth=1, decoder_depth=1))
 
 
 def test_loads_from_a_checkpoint_folder(codec: LatentCodec, tmp_path: Path) -> None:

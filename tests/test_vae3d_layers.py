@@ -1,10 +1,24 @@
 """Haar transform, causal convolutions and norms."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from vae3d.layers import Block, CausalConv3d, RMSNorm, ThinBlock, haar, haar_matrix, inverse_haar, run_blocks
+from vae3d.layers import (
+    Block,
+    CausalConv3d,
+    CausalDepthwiseConv3d,
+    ThinBlock,
+    haar,
+    haar_matrix,
+    inverse_haar,
+    rms_norm,
+    run_blocks,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -42,8 +56,14 @@ def test_haar_of_a_cube_sees_no_other_cube() -> None:
     assert not torch.equal(before[:, 1], after[:, 1])
 
 
-def test_causal_convolution_sees_no_later_frame_and_two_before() -> None:
-    conv = CausalConv3d(2, 2)
+CONVOLUTIONS = pytest.mark.parametrize(
+    "make", [lambda: CausalConv3d(2, 2), lambda: CausalDepthwiseConv3d(2)], ids=["dense", "depthwise"]
+)
+
+
+@CONVOLUTIONS
+def test_causal_convolution_sees_no_later_frame_and_two_before(make: Callable[[], nn.Module]) -> None:
+    conv = make()
     x = normal(1, 6, 3, 3, 2)
     changed = x.clone()
     changed[:, 2] += 1
@@ -51,16 +71,35 @@ def test_causal_convolution_sees_no_later_frame_and_two_before() -> None:
     assert (difference > 0).tolist() == [False, False, True, True, True, False]
 
 
-def test_zeros_stand_before_the_first_frame() -> None:
-    conv = CausalConv3d(2, 2)
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_convolutions_are_those_of_torch(depthwise: bool) -> None:
+    """Values and gradients of a 3D convolution over the clip with two zero frames in front."""
+    conv = CausalDepthwiseConv3d(4) if depthwise else CausalConv3d(4, 6)
+    x = normal(2, 5, 4, 3, 4).requires_grad_()
+    y = conv(x, None)[0]
+    groups = 4 if depthwise else 1
+    kernel = conv.weight.detach().view(len(conv.weight), -1, 3, 3, 3).requires_grad_()
+    padded = F.pad(rearrange(x, "b t h w c -> b c t h w"), (1, 1, 1, 1, 2, 0))
+    expected = rearrange(F.conv3d(padded, kernel, conv.bias, groups=groups), "b c t h w -> b t h w c")
+    torch.testing.assert_close(y, expected)
+    direction = normal(*y.shape, seed=1)
+    ours = torch.autograd.grad((y * direction).sum(), (x, conv.weight, conv.bias))
+    theirs = torch.autograd.grad((expected * direction).sum(), (x, kernel, conv.bias))
+    torch.testing.assert_close(ours, (theirs[0], theirs[1].reshape(conv.weight.shape), theirs[2]), atol=1e-4, rtol=1e-4)
+
+
+@CONVOLUTIONS
+def test_zeros_stand_before_the_first_frame(make: Callable[[], nn.Module]) -> None:
+    conv = make()
     x = normal(1, 2, 3, 3, 2)
     whole, history = conv(x, None)
     assert torch.equal(whole, conv(x, torch.zeros(1, 2, 3, 3, 2))[0])
     assert torch.equal(history, x)
 
 
-def test_history_of_a_single_frame_keeps_the_one_before_it() -> None:
-    conv = CausalConv3d(2, 2)
+@CONVOLUTIONS
+def test_history_of_a_single_frame_keeps_the_one_before_it(make: Callable[[], nn.Module]) -> None:
+    conv = make()
     x = normal(1, 2, 3, 3, 2)
     _, history = conv(x[:, :1], None)
     assert torch.equal(history, torch.cat([torch.zeros(1, 1, 3, 3, 2), x[:, :1]], dim=1))
@@ -92,15 +131,32 @@ def test_a_state_of_other_blocks_is_refused() -> None:
 
 
 def test_rms_norm_is_over_channels_alone() -> None:
-    norm = RMSNorm(8)
-    with torch.no_grad():
-        norm.weight.copy_(torch.arange(1.0, 9.0))
     x = normal(1, 3, 4, 5, 8)
-    y = norm(x)
-    torch.testing.assert_close((y / norm.weight).square().mean(-1), torch.ones(1, 3, 4, 5))
-    torch.testing.assert_close(norm(7 * x), y, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(norm(x[:, 1:2, 2:3, 3:4]), y[:, 1:2, 2:3, 3:4])
-    assert norm(torch.zeros(1, 1, 1, 1, 8)).isfinite().all()
+    y = rms_norm(x)
+    torch.testing.assert_close(y.square().mean(-1), torch.ones(1, 3, 4, 5))
+    torch.testing.assert_close(rms_norm(7 * x), y, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(rms_norm(x[:, 1:2, 2:3, 3:4]), y[:, 1:2, 2:3, 3:4])
+    assert rms_norm(torch.zeros(1, 1, 1, 1, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3], ids=["large", "as small as epsilon"])
+def test_rms_norm_and_its_gradient_are_those_of_torch(size: float) -> None:
+    x, direction = (size * normal(2, 3, 8)).requires_grad_(), normal(2, 3, 8, seed=1)
+    ours, theirs = rms_norm(x), F.rms_norm(x, (8,), eps=1e-6)
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad((y * direction).sum(), x)[0] for y in (ours, theirs)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_rms_norm_in_bf16_is_near_fp32() -> None:
+    x, direction = normal(4, 5, 64), normal(4, 5, 64, seed=1)
+    low, high = x.bfloat16().requires_grad_(), x.bfloat16().float().requires_grad_()
+    ours, exact = rms_norm(low), F.rms_norm(high, (64,), eps=1e-6)
+    torch.testing.assert_close(ours.float(), exact, atol=0, rtol=0.012)
+    ours.backward(direction.bfloat16())
+    exact.backward(direction.bfloat16().float())
+    assert low.grad is not None
+    torch.testing.assert_close(low.grad.float(), high.grad, atol=0.03, rtol=0.02)
 
 
 def test_blocks_keep_bf16() -> None:

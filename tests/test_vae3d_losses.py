@@ -1,7 +1,7 @@
 """Losses of the autoencoder and the equivariance transforms."""
 
 import math
-from dataclasses import fields
+import re
 
 import pytest
 import torch
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from vae3d.losses import Equivariance, LossWeights, gradient_l1, reconstruction_loss, wavelet_l1
+from vae3d.losses import Equivariance, LossWeights, border_l1, gradient_l1, reconstruction_loss, wavelet_l1
+from vae3d.lpips import LPIPS
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -23,7 +24,7 @@ def standard(b: int = 2) -> DiagonalGaussianDistribution:
 
 def test_a_perfect_reconstruction_costs_nothing() -> None:
     x = normal(2, 3, 5, 16, 16)
-    total, terms = reconstruction_loss(x, x, standard(), 4, LossWeights())
+    total, terms = reconstruction_loss(x, x, standard(), 4, 8, LossWeights())
     assert total == 0
     assert all(term == 0 for term in terms.values())
 
@@ -31,22 +32,53 @@ def test_a_perfect_reconstruction_costs_nothing() -> None:
 def test_the_total_is_the_weighted_sum() -> None:
     x, y = normal(2, 3, 5, 16, 16), normal(2, 3, 5, 16, 16, seed=1)
     posterior = DiagonalGaussianDistribution(normal(2, 8, 2, 2, 2, seed=2))
-    names = [field.name for field in fields(LossWeights)]
+    names = ["mse", "l1", "wavelet", "gradient", "border", "kl"]
     weights = LossWeights(**{name: 0.5 * (number + 1) for number, name in enumerate(names)})
-    total, terms = reconstruction_loss(x, y, posterior, 4, weights)
+    total, terms = reconstruction_loss(x, y, posterior, 4, 8, weights)
     assert set(terms) == set(names)
     assert all(term > 0 for term in terms.values())
     torch.testing.assert_close(total, sum(getattr(weights, name) * terms[name] for name in names))
     torch.testing.assert_close(terms["l1"], (x - y).abs().mean())
     torch.testing.assert_close(terms["mse"], (x - y).square().mean())
     alone = LossWeights(**{name: 0.5 * (name == "gradient") for name in names})
-    torch.testing.assert_close(reconstruction_loss(x, y, posterior, 4, alone)[0], 0.5 * gradient_l1(x, y))
+    torch.testing.assert_close(reconstruction_loss(x, y, posterior, 4, 8, alone)[0], 0.5 * gradient_l1(x, y))
+
+
+def test_a_term_of_weight_0_is_not_computed() -> None:
+    x, y = normal(1, 3, 5, 16, 16), normal(1, 3, 5, 16, 16, seed=1)
+    _, terms = reconstruction_loss(x, y, standard(1), 4, 8, LossWeights(gradient=0, wavelet=0, border=0))
+    assert set(terms) == {"mse", "l1", "kl"}
+
+
+def test_the_perceptual_term_is_weighted_as_the_others() -> None:
+    x, y = normal(1, 3, 2, 16, 16), normal(1, 3, 2, 16, 16, seed=1)
+    perceptual = LPIPS()
+    with torch.no_grad():
+        perceptual.heads[0].fill_(1.0)
+    weights = LossWeights(mse=0, l1=0, wavelet=0, gradient=0, border=0, kl=0, lpips=0.5, lpips_weights="there")
+    total, terms = reconstruction_loss(x, y, standard(1), 4, 8, weights, perceptual)
+    assert terms["lpips"] > 0
+    torch.testing.assert_close(total, 0.5 * terms["lpips"])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"kl": -1.0}, "losses.kl=-1.0 must be 0 or more"),
+        ({"mse": float("nan")}, "losses.mse=nan must be 0 or more"),
+        ({"equivariance": 1.5}, "losses.equivariance=1.5 must be in [0, 1]"),
+        ({"lpips": 1.0}, "losses.lpips=1 needs losses.lpips_weights"),
+    ],
+)
+def test_weights_out_of_range_are_named(option: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        LossWeights(**option)
 
 
 def test_losses_are_computed_in_fp32_and_reach_the_prediction() -> None:
     x = normal(1, 3, 5, 16, 16).bfloat16().requires_grad_()
     y = normal(1, 3, 5, 16, 16, seed=1).bfloat16()
-    total, terms = reconstruction_loss(x, y, standard(1), 4, LossWeights())
+    total, terms = reconstruction_loss(x, y, standard(1), 4, 8, LossWeights())
     assert total.dtype == torch.float32
     assert not any(term.requires_grad for term in terms.values())
     total.backward()
@@ -58,9 +90,17 @@ def test_losses_are_computed_in_fp32_and_reach_the_prediction() -> None:
 def test_kl_is_that_of_the_whole_latent_over_the_elements_of_the_clip() -> None:
     x = torch.zeros(2, 3, 5, 16, 16)
     posterior = DiagonalGaussianDistribution(torch.full((2, 8, 2, 2, 2), 0.5))
-    _, terms = reconstruction_loss(x, x, posterior, 4, LossWeights())
+    _, terms = reconstruction_loss(x, x, posterior, 4, 8, LossWeights())
     one = 0.5 * (0.5**2 + math.exp(0.5) - 1 - 0.5)
-    torch.testing.assert_close(terms["kl"], torch.tensor(one * 4 * 8 / x[0].numel()))
+    values = 3 * 4 * 8 * 8  # that a latent pixel stands for
+    torch.testing.assert_close(terms["kl"], torch.tensor(one * 4 / values))
+
+
+@pytest.mark.parametrize("r", [1, 2, 3, 4, 8])
+def test_wavelet_loss_takes_any_time_factor(r: int) -> None:
+    x, y = normal(1, 3, 1 + r, 8, 8), normal(1, 3, 1 + r, 8, 8, seed=1)
+    assert wavelet_l1(x, x, r) == 0
+    assert wavelet_l1(x, y, r) > 0
 
 
 def test_wavelet_loss_counts_frame_0_as_the_autoencoder_sees_it() -> None:
@@ -94,6 +134,22 @@ def test_coarse_scales_see_what_is_wide() -> None:
     step[..., 16:] = 1
     assert gradient_l1(step, x, 3) > 2.5 * gradient_l1(step, x, 1)
     assert gradient_l1(noise, x, 3) < 2.5 * gradient_l1(noise, x, 1)
+
+
+def test_borders_count_and_nothing_inside_does() -> None:
+    x = torch.zeros(1, 3, 9, 16, 24)
+    for axis, inside, border in ((2, 2, 1), (2, 4, 5), (3, 4, 8), (4, 9, 16)):
+        for place, expected in ((inside, False), (border, True)):  # all from here on is brighter
+            y = x.clone()
+            y.narrow(axis, place, y.shape[axis] - place).add_(0.5)
+            assert (border_l1(y, x, 4, 8) > 0) == expected, (axis, place)
+    step = x.clone()
+    step[:, :, 5:] = 1
+    torch.testing.assert_close(border_l1(step, x, 4, 8), torch.tensor(0.5))  # one of two borders in time
+
+
+def test_a_picture_of_one_patch_has_no_borders() -> None:
+    assert border_l1(normal(2, 3, 1, 8, 8), normal(2, 3, 1, 8, 8, seed=1), 4, 8) == 0
 
 
 TRANSFORMS = [Equivariance(a, b, s) for a in (False, True) for b in (False, True) for s in (1.0, 0.75, 0.5)]

@@ -27,7 +27,8 @@ def one_line(error: pytest.ExceptionInfo[ValueError]) -> bool:
 )
 @torch.no_grad()
 def test_shapes_follow_the_factors(r: int, s: int, levels: int) -> None:
-    vae = VideoVAE(5, r, s, levels, width=8, encoder_depth=1, decoder_depth=1, thin_width=4, thin_depth=1)
+    sizes = {"encoder_width": 8, "encoder_depth": 1, "decoder_width": 8, "decoder_depth": 1}
+    vae = VideoVAE(5, r, s, levels, **sizes, thin_width=4, thin_depth=1)
     for k in (0, 2):
         x = clip(2, 3, 1 + r * k, 2 * s, 3 * s)
         posterior = vae.encode(x).latent_dist
@@ -89,6 +90,7 @@ def test_clips_of_a_batch_do_not_mix(tiny_vae: VideoVAE) -> None:
         ((1, 3, 2, 16, 16), "num_frames=2 must be 1 + 4k: use 1 or 5"),
         ((1, 3, 0, 16, 16), "num_frames=0 must be 1 + 4k: use 1 or 5"),
         ((1, 3, 5, 20, 16), "height=20 must be a multiple of 8: use 16 or 24"),
+        ((1, 3, 5, 0, 16), "height=0 must be a multiple of 8: use 8 or 16"),
         ((1, 3, 5, 16, 7), "width=7 must be a multiple of 8: use 8 or 16"),
         ((1, 4, 5, 16, 16), "frames of shape (1, 4, 5, 16, 16) must be (b, 3, t, h, w)"),
         ((3, 5, 16, 16), "frames of shape (3, 5, 16, 16) must be (b, 3, t, h, w)"),
@@ -98,6 +100,11 @@ def test_frames_of_a_wrong_size_are_named(tiny_vae: VideoVAE, shape: tuple[int, 
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         tiny_vae.encode(torch.zeros(shape))
     assert one_line(error)
+
+
+def test_no_latents_are_no_clip(tiny_vae: VideoVAE) -> None:
+    with pytest.raises(ValueError, match="are empty: give at least one latent frame"):
+        tiny_vae.decode(torch.zeros(1, 4, 0, 2, 2))
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 2, 2, 2), (4, 2, 2, 2)])
@@ -110,6 +117,11 @@ def test_latents_of_a_wrong_shape_are_named(tiny_vae: VideoVAE, shape: tuple[int
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        ({"encoder_width": 0}, "encoder_width=0 must be at least 1"),
+        ({"latent_channels": 0}, "latent_channels=0 must be at least 1"),
+        ({"thin_width": 0}, "thin_width=0 must be at least 1"),
+        ({"wavelet_levels": -1}, "wavelet_levels=-1 must be at least 0"),
+        ({"decoder_depth": -1}, "decoder_depth=-1 must be at least 0"),
         ({"time_factor": 3}, "time_factor=3 must be a multiple of 2**wavelet_levels=2"),
         ({"space_factor": 6, "wavelet_levels": 2}, "space_factor=6 must be a multiple"),
         ({"time_factor": 1}, "time_factor=1 must be a multiple"),
@@ -119,7 +131,7 @@ def test_latents_of_a_wrong_shape_are_named(tiny_vae: VideoVAE, shape: tuple[int
 )
 def test_a_config_that_does_not_fit_is_named(option: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        VideoVAE(width=8, **option)
+        VideoVAE(**{"encoder_width": 8} | option)
     assert one_line(error)
 
 

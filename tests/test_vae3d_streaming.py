@@ -76,9 +76,18 @@ def test_what_a_stream_keeps_does_not_grow(tiny_vae: VideoVAE) -> None:
     kept: list[int] = []
     for n in [1] + [4] * 6:
         decoder.push(encoder.push(torch.rand(1, 3, n, 16, 16)))
-        states = [*(encoder._state or ()), *(decoder._state or ())]
-        kept.append(sum(state.untyped_storage().nbytes() for state in states))
+        tiles = [*(encoder._state or ()), *(decoder._state or ())]
+        kept.append(sum(state.untyped_storage().nbytes() for tile in tiles for state in tile))
+        assert all(state.untyped_storage().nbytes() == state.nbytes for tile in tiles for state in tile)  # no views
     assert kept[2] == kept[-1]
+
+
+@torch.no_grad()
+def test_the_caller_may_use_one_buffer_for_all_chunks(tiny_vae: VideoVAE) -> None:
+    x = torch.rand(1, 3, 9, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    stream, buffer = EncodeStream(tiny_vae), torch.empty(1, 3, 3, 16, 16)
+    parts = [stream.push(buffer.copy_(chunk)) for chunk in x.split(3, dim=2)]
+    torch.testing.assert_close(torch.cat(parts, dim=2), tiny_vae.encode(x).latent_dist.mode(), atol=1e-4, rtol=0)
 
 
 def test_streams_do_not_share_state(tiny_vae: VideoVAE) -> None:

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from video_dit.engine import (
     averaged_weights,
     initialize,
     learning_rate,
+    muon_optimizer,
     replace_folder,
     resume,
     save_checkpoint,
@@ -24,6 +26,7 @@ from video_dit.engine import (
 from video_dit.layers import fast_dtype
 
 STAGES = (1, 2, 3)
+OPTIMIZERS = pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 
 
 def tiny(seed: int = 0) -> nn.Module:
@@ -43,7 +46,7 @@ def run(engine: DeepSpeedEngine, ema: EMA, config: TrainConfig, first: int, stop
     """Train steps ``first`` to ``stop`` as the training programs do; the losses."""
     losses = []
     for step in range(first, stop):
-        set_learning_rate(engine, learning_rate(config, step))
+        set_learning_rate(engine, config, step)
         inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
         loss = engine(inputs.to(fast_dtype(engine.device))).float().square().mean()
         engine.backward(loss)
@@ -73,12 +76,14 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
         ({"save_every": -1}, "train.save_every=-1 must be at least 1"),
         ({"save_every": 0}, "train.save_every=0 must be at least 1"),
         ({"accumulation": 0}, "train.accumulation=0 must be at least 1"),
+        ({"optimizer": "sgd"}, "train.optimizer=sgd must be adamw or muon"),
         ({"lr": 0.0}, "train.lr=0.0 must be above 0"),
+        ({"muon_lr": -1.0}, "train.muon_lr=-1.0 must be above 0"),
         ({"lr": float("nan")}, "train.lr=nan must be above 0"),
         ({"ema_decay": 1.0}, r"train.ema_decay=1.0 must be in \[0, 1\)"),
     ],
 )
-def test_settings_out_of_range_are_named(option: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_named(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         TrainConfig(**option)
     assert "\n" not in str(error.value)
@@ -124,19 +129,56 @@ def test_only_matrices_decay_and_frozen_weights_stay(one_rank: None) -> None:
     torch.testing.assert_close(module[0].bias.float(), frozen, atol=0, rtol=2**-7)
 
 
+@OPTIMIZERS
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_engine_trains(one_rank: None, stage: int) -> None:
-    config = TrainConfig(zero_stage=stage, lr=0.03, warmup_steps=1)
+def test_the_engine_trains(one_rank: None, stage: int, optimizer: str) -> None:
+    config = TrainConfig(zero_stage=stage, lr=0.03, warmup_steps=1, optimizer=optimizer, muon_lr=0.1)
     engine, ema = start(config)
     losses = run(engine, ema, config, 0, 15)
     assert sum(losses[-3:]) < 0.3 * sum(losses[:3])
-    set_learning_rate(engine, 0.0)
-    assert {group["lr"] for group in engine.optimizer.param_groups} == {0.0}
+    set_learning_rate(engine, config, 0)
+    rates = [group["lr"] for group in engine.optimizer.param_groups]
+    assert sorted(set(rates)) == ([0.03] if optimizer == "adamw" else [0.03, 0.1])
 
 
+def test_muon_takes_all_matrices_that_are_trained_but_embeddings() -> None:
+    module = nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3, bias=False))
+    module[3].weight.requires_grad_(False)
+    groups = muon_optimizer(module, TrainConfig(weight_decay=0.1, lr=0.2, muon_lr=0.3)).param_groups
+    names = {id(p): name for name, p in module.named_parameters()}
+    found = {group["use_muon"]: sorted(names[id(p)] for p in group["params"]) for group in groups}
+    assert found == {True: ["1.weight"], False: ["0.weight", "1.bias", "2.bias", "2.weight"]}
+    assert {group["use_muon"]: (group["lr"], group["weight_decay"]) for group in groups} == {
+        True: (0.3, 0.1),
+        False: (0.2, 0.0),
+    }
+
+
+def test_a_step_of_muon_turns_a_matrix_by_its_rate(one_rank: None) -> None:
+    """The directions of the update are about as large, those of the gradient are not: its singular values lie around
+    the rate."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(8, 8, bias=False))
+    before = module[0].weight.detach().clone()
+    config = TrainConfig(optimizer="muon", muon_lr=0.25, warmup_steps=0, weight_decay=0.0)
+    engine = initialize(module, config)
+    set_learning_rate(engine, config, 0)
+    inputs = torch.randn(32, 8, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -1, 8)
+    engine.backward(engine(inputs.to(fast_dtype(engine.device))).float().square().mean())
+    engine.step()
+    (part,) = weights(engine).values()
+    sizes = torch.linalg.svdvals(part.view(8, 8) - before.to(fast_dtype(engine.device)).float())
+    assert sizes.max() < 1.35 * 0.25
+    assert sizes.sort().values[2] > 0.5 * 0.25
+
+
+@OPTIMIZERS
 @pytest.mark.parametrize("stage", STAGES)
-def test_resumed_equals_uninterrupted(one_rank: None, tmp_path: Path, stage: int) -> None:
-    config = TrainConfig(zero_stage=stage, lr=0.03, warmup_steps=2, max_steps=6, decay_steps=3)
+def test_resumed_equals_uninterrupted(one_rank: None, tmp_path: Path, stage: int, optimizer: str) -> None:
+    config = TrainConfig(
+        zero_stage=stage, lr=0.03, warmup_steps=2, max_steps=6, decay_steps=3, optimizer=optimizer, muon_lr=0.1
+    )
     engine, ema = start(config)
     assert resume(engine, ema, tmp_path) == 0  # nothing to resume from
     run(engine, ema, config, 0, 3)
@@ -183,6 +225,15 @@ def test_a_save_that_was_cut_short_is_never_loaded(one_rank: None, tmp_path: Pat
         file.write_bytes(b"")
     assert resume(engine, ema, tmp_path) == 1
     assert same(weights(engine), at_one)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(one_rank: None, tmp_path: Path) -> None:
+    engine, ema = start(TrainConfig())
+    save_checkpoint(engine, ema, tmp_path, 1)
+    other, other_ema = start(TrainConfig(optimizer="muon"))
+    with pytest.raises(ValueError, match=r"step-1 .*use the .* of the run, or another run_dir") as error:
+        resume(other, other_ema, tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_two_checkpoints_are_kept(one_rank: None, tmp_path: Path) -> None:

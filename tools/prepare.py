@@ -114,7 +114,7 @@ def load_codec(args: argparse.Namespace, clips: "WorldClips") -> "LatentCodec":
     codec = LatentCodec.from_pretrained(args.model, dtype=torch.float32)
     codec.num_latent_frames(clips.num_frames)
     for height, width in clips.sizes:
-        codec.vae.check_size(torch.empty(1, 3, clips.num_frames, height, width, device="meta"))
+        codec.check_size(torch.empty(1, 3, clips.num_frames, height, width, device="meta"))
     torch.backends.cudnn.allow_tf32 = False
     codec.vae.to(args.device)
     return codec

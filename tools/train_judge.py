@@ -89,7 +89,7 @@ def reconstruct_clips(seeds: range, folder: Path, codec: LatentCodec, device: to
         pixels = torch.stack(frames).to(device, codec.vae.dtype)
         for seed, clip in zip(part, codec.decode(codec.encode(pixels)).float().cpu(), strict=True):
             with replacing(clip_file(out, seed)) as draft:
-                save_file({"frames": to_uint8(clip)}, draft)
+                save_file({"frames": to_uint8(clip).contiguous()}, draft)
     return out
 
 

@@ -1,30 +1,31 @@
 """Train the video autoencoder: ``deepspeed tools/train_vae.py --config vae_tiny.yaml [section.key=value …]``.
 
 Writes into ``run_dir``: ``vae/`` (averaged weights with the statistics of their latents, for `LatentCodec`),
-``checkpoints/`` (the same command resumes from them), ``tensorboard/`` and ``validation.png``.
+``checkpoints/`` (the same command resumes from them), ``tensorboard/`` and ``validation.png`` (originals above
+reconstructions).
 """
 
-import logging
 import math
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 
 import deepspeed
 import torch
 from deepspeed import comm as dist
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from data.dataset import ClipShape, ClipSource, ManifestClips, WorldClips
-from data.latents import TensorCache
+from data.crops import CropConfig, Crops
+from data.manifest import has_split
 from data.packing import load_ahead, rank_positions
-from data.seeding import draw_integer, keyed_generator
-from data.sheet import write_contact_sheet
-from data.transforms import to_float, to_uint8
+from data.seeding import keyed_generator
+from data.transforms import batch_to_float, to_uint8
 from vae3d import LatentCodec, VideoVAE
-from vae3d.losses import Equivariance, LossWeights, psnr, reconstruction_loss
+from vae3d.losses import Equivariance, LossWeights, reconstruction_loss
+from vae3d.lpips import LPIPS
+from vae3d.metrics import psnr, ssim
 from video_dit.config import check_start, config_from_command_line, save_config
 from video_dit.ema import EMA
 from video_dit.engine import (
@@ -33,16 +34,14 @@ from video_dit.engine import (
     checkpoint_folder,
     initialize,
     is_newer,
-    learning_rate,
     replace_folder,
     resume,
     save_checkpoint,
     set_learning_rate,
 )
+from video_dit.evaluation.pairs import Pair, write_picture
 from video_dit.layers import fast_dtype
 from video_dit.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,33 +52,13 @@ class ModelConfig:
     time_factor: int = 4
     space_factor: int = 8
     wavelet_levels: int = 1
-    width: int = 256
+    encoder_width: int = 256
     encoder_depth: int = 2
+    decoder_width: int = 256
     decoder_depth: int = 4
     ratio: float = 3.0
     thin_width: int = 32
     thin_depth: int = 2
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """What batches are cut from. A batch is ``[clips, frames, height, width]``, drawn anew for each step."""
-
-    world_clips: int = 300
-    world_frames: int = 33
-    world_sizes: list[list[int]] = field(default_factory=lambda: [[64, 64], [128, 128]])
-    manifest: str = ""
-    """Real clips (rows of split ``train``); empty trains on the world alone."""
-    manifest_frames: int = 65
-    manifest_sizes: list[list[int]] = field(default_factory=lambda: [[160, 160], [160, 224], [160, 288], [224, 160]])
-    frame_rate: float = 8.0
-    world_share: float = 0.5
-    """Share of batches from the world when there is a manifest."""
-    batches: list[list[int]] = field(default_factory=lambda: [[4, 17, 128, 128], [16, 17, 64, 64], [32, 1, 128, 128]])
-    equivariance: float = 0.0
-    """Share of steps that decode transformed latents to transformed frames."""
-    cache: str = "cache/frames"
-    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -104,79 +83,10 @@ class VAEConfig:
         if min(r, s) < 1:
             raise ValueError(f"model.time_factor={r} and model.space_factor={s} must both be at least 1")
         for batch in self.data.batches:
-            if len(batch) != 4 or min(batch) < 1:
-                raise ValueError(f"data.batches has {list(batch)}: each must be [clips, frames, height, width]")
             if (batch[1] - 1) % r or batch[2] % s or batch[3] % s:
                 raise ValueError(
                     f"data.batches has {list(batch)}: frames must be 1 + {r}k, height and width multiples of {s}"
                 )
-
-
-class Crops(Dataset):
-    """Batch ``position``: uint8 frames ``(b, t, h, w, 3)``, a pure function of (seed, position).
-
-    It holds no clip where none of those that are large enough can be read.
-
-    Raises:
-        ValueError: no clip is large enough for a batch.
-    """
-
-    def __init__(self, config: CropConfig, time_factor: int, seed: int, split: str) -> None:
-        self.config, self.seed = config, seed
-        self.cache = TensorCache(Path(config.cache) if config.cache else None, space="frames")
-        rate = config.frame_rate
-        world = WorldClips(split, config.world_clips, config.world_frames, config.world_sizes, [rate])
-        self.sources: list[ClipSource] = [world]
-        if config.manifest and split == "train":
-            sizes, frames = config.manifest_sizes, config.manifest_frames
-            self.sources.append(ManifestClips(config.manifest, split, frames, sizes, rate, time_factor))
-        self.damaged: set[tuple[ClipSource, int]] = set()  # reported, and not opened again
-        self.shapes = [[source.shape(index) for index in range(len(source))] for source in self.sources]
-        for _, frames, height, width in config.batches:
-            for shapes in self.shapes:
-                if not any(_holds(shape, frames, height, width) for shape in shapes):
-                    raise ValueError(f"data.batches: no clip has {frames} frames of {height}x{width}: ask for less")
-
-    def __getitem__(self, position: int) -> Tensor:
-        generator = keyed_generator(self.seed, position, "batch")
-        batch, frames, height, width = self.config.batches[draw_integer(len(self.config.batches), generator)]
-        from_world = len(self.sources) == 1 or torch.rand((), generator=generator) < self.config.world_share
-        source, shapes = self.sources[not from_world], self.shapes[not from_world]
-        fitting = [index for index, shape in enumerate(shapes) if _holds(shape, frames, height, width)]
-        crops: list[Tensor] = []
-        while len(crops) < batch:
-            if not fitting:
-                return torch.empty(0, frames, height, width, 3, dtype=torch.uint8)
-            index = fitting[draw_integer(len(fitting), generator)]
-            if (clip := self._frames(source, index)) is None:
-                fitting.remove(index)
-                continue
-            t, y, x = (
-                draw_integer(size - crop + 1, generator)
-                for size, crop in zip(clip.shape[:3], (frames, height, width), strict=True)
-            )
-            crops.append(clip[t : t + frames, y : y + height, x : x + width])
-        return torch.stack(crops)
-
-    def _frames(self, source: ClipSource, index: int) -> Tensor | None:
-        """The clip ``(t, h, w, 3)``, or None where its file is damaged or gone."""
-        if (source, index) in self.damaged:
-            return None
-        try:
-            key = source.key(index)
-            if (stored := self.cache.get(key)) is not None:
-                return stored[0]["frames"]
-            clip = source.load(index)
-        except (ValueError, OSError) as error:  # `data.video.VideoError`, or the file is gone
-            logger.warning("left out: %s", error)
-            self.damaged.add((source, index))
-            return None
-        self.cache.put(key, {"frames": clip.frames}, clip.text)
-        return clip.frames
-
-
-def _holds(shape: ClipShape, frames: int, height: int, width: int) -> bool:
-    return shape.num_frames >= frames and shape.height >= height and shape.width >= width
 
 
 class Autoencode(nn.Module):
@@ -188,15 +98,17 @@ class Autoencode(nn.Module):
         self.weights = weights
 
     def forward(
-        self, frames: Tensor, transform: Equivariance | None, generator: torch.Generator
+        self, frames: Tensor, generator: torch.Generator, perceptual: LPIPS | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch ``(b, 3, t, h, w)`` in [-1, 1], and its terms; ``generator`` draws the latents."""
+        """Loss of a batch ``(b, 3, t, h, w)`` in [-1, 1], and its terms; ``generator`` draws latents and transform."""
+        r, grid = self.vae.config.time_factor, self.vae.config.space_factor
         posterior = self.vae.encode(frames).latent_dist
         latents, target = posterior.sample(generator), frames
-        if transform is not None:
-            latents, target = transform.latents(latents), transform.frames(frames, self.vae.config.space_factor)
+        if float(torch.rand((), generator=generator)) < self.weights.equivariance:
+            transform = Equivariance.draw(generator)
+            latents, target = transform.latents(latents), transform.frames(frames, grid)
         prediction = self.vae.decode(latents).sample
-        return reconstruction_loss(prediction, target, posterior, self.vae.config.time_factor, self.weights)
+        return reconstruction_loss(prediction, target, posterior, r, grid, self.weights, perceptual)
 
 
 @torch.no_grad()
@@ -205,29 +117,43 @@ def reconstruct(vae: VideoVAE, frames: Tensor) -> Tensor:
     return vae.forward(frames.to(vae.device, vae.dtype)).sample.float().clamp(-1, 1).cpu()
 
 
-def validate(vae: VideoVAE, batches: list[Tensor], sheet: Path) -> float:
-    """Mean PSNR over fixed batches; writes original above reconstruction for the first clip of the first."""
-    scores: list[float] = []
-    for number, batch in enumerate(batches):
-        frames = to_batch(batch)
-        decoded = reconstruct(vae, frames)
-        scores.append(float(psnr(decoded, frames).mean()))
-        if number == 0:
-            pair = torch.cat([frames[0], decoded[0]], dim=2)  # c t (2 h) w
-            write_contact_sheet(sheet, to_uint8(pair), 8.0, columns=4)
-    return sum(scores) / len(scores)
+def held_out(config: CropConfig, seed: int) -> dict[str, list[Tensor]]:
+    """Batches of unseen clips, not of images: "world", and "real" if the manifest has rows of split ``val``."""
+    moving = [batch for batch in config.batches if batch[1] > 1] or config.batches
+    world = Crops(replace(config, batches=moving, manifest=""), seed, "val")
+    sets = {"world": [world[position] for position in range(8)]}
+    if config.manifest and has_split(config.manifest, "val"):
+        real = Crops(replace(config, batches=moving, world_share=0.0), seed, "val")
+        sets["real"] = [batch for position in range(8) if len(batch := real[position])]
+    return sets
 
 
-def to_batch(frames: Tensor) -> Tensor:
-    """uint8 ``(b, t, h, w, 3)`` to float ``(b, 3, t, h, w)`` in [-1, 1]."""
-    b = frames.shape[0]
-    return rearrange(to_float(rearrange(frames, "b t h w c -> (b t) h w c")), "c (b t) h w -> b c t h w", b=b)
+def clips_as_trained(config: CropConfig, seed: int) -> list[Tensor]:
+    """Batches of the longest clips that are trained on, to measure latents by: in shorter ones, and in images, latents
+    of a single frame have a larger share than in the clips that a transformer sees."""
+    crops = Crops(replace(config, batches=[max(config.batches, key=lambda batch: batch[1])]), seed, "train")
+    return [batch for position in range(32) if len(batch := crops[position])]
+
+
+def validate(vae: VideoVAE, sets: dict[str, list[Tensor]], sheet: Path) -> dict[str, float]:
+    """Mean PSNR in dB and SSIM of each set; writes a clip of each batch, the original above the reconstruction."""
+    scores: dict[str, list[float]] = {f"{name}_{figure}": [] for name in sets for figure in ("psnr", "ssim")}
+    pairs: list[Pair] = []
+    for name, batches in sets.items():
+        for number, batch in enumerate(batches):
+            frames = batch_to_float(batch)
+            decoded = reconstruct(vae, frames)
+            scores[f"{name}_psnr"] += psnr(decoded, frames).tolist()
+            scores[f"{name}_ssim"] += ssim(decoded, frames).tolist()
+            pairs.append(Pair(f"{name} {number}", batch[0], to_uint8(decoded[0]), 1.0))
+    write_picture(sheet, pairs)
+    return {name: mean(values) for name, values in scores.items() if values}
 
 
 @torch.no_grad()
 def latent_statistics(vae: VideoVAE, batches: list[Tensor]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each latent channel over batches of frames."""
-    latents = [vae.encode(to_batch(b).to(vae.device, vae.dtype)).latent_dist.mode().float() for b in batches]
+    latents = [vae.encode(batch_to_float(b).to(vae.device, vae.dtype)).latent_dist.mode().float() for b in batches]
     flat = torch.cat([rearrange(z, "b c t h w -> (b t h w) c") for z in latents])
     return flat.mean(0).tolist(), flat.std(0).tolist()
 
@@ -252,9 +178,11 @@ def build_vae(config: VAEConfig) -> VideoVAE:
     torch.manual_seed(config.seed)
     if not (folder := config.train.init_from):
         return VideoVAE(**asdict(config.model))
-    vae = LatentCodec.from_pretrained(folder).vae.train()
+    vae = LatentCodec.from_pretrained(folder).vae
+    if not isinstance(vae, VideoVAE):
+        raise ValueError(f"train.init_from={folder} holds a {type(vae).__name__}: this program trains a VideoVAE")
     check_start(asdict(config.model), vae.config, folder)
-    return vae
+    return vae.train()
 
 
 def train(config: VAEConfig) -> None:
@@ -265,18 +193,17 @@ def train(config: VAEConfig) -> None:
     run_dir = Path(config.run_dir)
     module = Autoencode(vae, config.losses)
     engine = initialize(module, config.train)
+    perceptual = LPIPS.from_folder(config.losses.lpips_weights).to(engine.device) if config.losses.lpips else None
     ema = EMA(engine, config.train.ema_decay)
     start = resume(engine, ema, run_dir)
 
     nothing_to_read = f"data.manifest={config.data.manifest}: no clip of a batch's size can be read: mend it"
-    crops = Crops(config.data, config.model.time_factor, config.seed, "train")
-    held = Crops(config.data, config.model.time_factor, config.seed, "val")
+    crops = Crops(config.data, config.seed, "train", ranks=world)
     loader = load_ahead(crops, rank_positions(start, config.train.max_steps, 1, rank, world), config.data.workers)
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
-        validation = [held[position] for position in range(8)]
-        statistics = [batch for position in range(16) if len(batch := crops[position])]
-        if not statistics:
+        validation = held_out(config.data, config.seed)
+        if not (statistics := clips_as_trained(config.data, config.seed)):
             raise ValueError(nothing_to_read)
     progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0)
 
@@ -287,10 +214,10 @@ def train(config: VAEConfig) -> None:
             with replace_folder(run_dir / "vae") as draft:
                 averaged.bfloat16().save_pretrained(draft)
             averaged.to(fast_dtype(engine.device))
-            score = validate(averaged, validation, run_dir / "validation.png")
-            progress.record(done, {"validation/psnr": score})
-            progress.say(f"step {done}: validation PSNR {score:.2f} dB")
-            progress.plot("train/loss", "validation/psnr")
+            scores = validate(averaged, validation, run_dir / "validation.png")
+            progress.record(done, {f"validation/{name}": score for name, score in scores.items()})
+            progress.say(f"step {done}: " + ", ".join(f"{name} {score:.4g}" for name, score in scores.items()))
+            progress.plot("train/loss", "validation/world_psnr")
         dist.barrier()
 
     last = checkpoint_folder(run_dir, start)
@@ -299,11 +226,9 @@ def train(config: VAEConfig) -> None:
     for step, batch in enumerate(loader, start=start):
         if not len(batch):
             raise ValueError(nothing_to_read)
-        set_learning_rate(engine, learning_rate(config.train, step))
+        set_learning_rate(engine, config.train, step)
         generator = keyed_generator(config.seed, step * world + rank, "noise")
-        transformed = torch.rand((), generator=generator) < config.data.equivariance
-        transform = Equivariance.draw(generator) if transformed else None
-        loss, terms = engine(to_batch(batch).to(engine.device, vae.dtype), transform, generator)
+        loss, terms = engine(batch_to_float(batch).to(engine.device, vae.dtype), generator, perceptual)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step} on rank {rank}")
         engine.backward(loss)

@@ -1,5 +1,6 @@
 """Losses of the autoencoder: pure functions of frames ``(b, 3, t, h, w)`` in [-1, 1]."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,23 +10,44 @@ from einops import rearrange
 from torch import Tensor
 
 from vae3d.layers import haar
+from vae3d.lpips import LPIPS
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weight of each term of the training loss; 0 leaves a term out."""
+    """Weight of each term of the training loss; 0 leaves a term out.
+
+    Raises:
+        ValueError: a weight is out of its range, or ``lpips`` has no weights to load.
+    """
 
     mse: float = 6.0
     l1: float = 0.3
     wavelet: float = 0.02
     gradient: float = 0.02
+    border: float = 0.2
     kl: float = 1e-6
+    equivariance: float = 0.0
+    """Share of steps that decode transformed latents to transformed frames (see `Equivariance`)."""
+    lpips: float = 0.0
+    lpips_weights: str = ""
+    """Folder of the files that `vae3d.lpips.LPIPS` loads."""
+
+    def __post_init__(self) -> None:
+        for name in ("mse", "l1", "wavelet", "gradient", "border", "kl", "lpips"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"losses.{name}={getattr(self, name)} must be 0 or more")
+        if not 0 <= self.equivariance <= 1:
+            raise ValueError(f"losses.equivariance={self.equivariance} must be in [0, 1]: it is a share of steps")
+        if self.lpips and not self.lpips_weights:
+            raise ValueError(f"losses.lpips={self.lpips:g} needs losses.lpips_weights: give the folder of its files")
 
 
 def wavelet_l1(prediction: Tensor, target: Tensor, r: int) -> Tensor:
-    """Mean absolute difference of the Haar bands. Frame 0 is repeated in front, as the autoencoder does it."""
+    """Mean absolute difference of the bands of one Haar level. Frame 0 is repeated in front, as the autoencoder does
+    it; with an odd ``r`` once more, since the wavelet takes frames by twos."""
     error = prediction - target
-    error = torch.cat([error[:, :, :1].expand(-1, -1, r - 1, -1, -1), error], dim=2)
+    error = torch.cat([error[:, :, :1].expand(-1, -1, r - 1 + (error.shape[2] + r - 1) % 2, -1, -1), error], dim=2)
     return haar(rearrange(error, "b c t h w -> b t h w c"), levels=1).abs().mean()
 
 
@@ -47,32 +69,52 @@ def gradient_l1(prediction: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     return loss
 
 
-def kl_per_value(posterior: DiagonalGaussianDistribution, frames: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from the unit Gaussian, over the number of values in the frames."""
+def border_l1(prediction: Tensor, target: Tensor, r: int, grid: int) -> Tensor:
+    """Mean absolute error of the differences across the borders of latent groups and of patches.
+
+    It is there that a decoder pulses, every ``r`` frames, and shows its grid, every ``grid`` pixels.
+    """
+    error = prediction - target
+    loss = error.new_zeros(())
+    if error.shape[2] > 1:
+        loss = loss + (error[:, :, 1::r] - error[:, :, :-1:r]).abs().mean()
+    if error.shape[3] > grid:
+        loss = loss + (error[:, :, :, grid::grid] - error[:, :, :, grid - 1 : -1 : grid]).abs().mean()
+    if error.shape[4] > grid:
+        loss = loss + (error[..., grid::grid] - error[..., grid - 1 : -1 : grid]).abs().mean()
+    return loss
+
+
+def kl_per_value(posterior: DiagonalGaussianDistribution, values: int) -> Tensor:
+    """Kullback-Leibler divergence from the unit Gaussian, over the number of values in the frames encoded."""
     divergence = posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()
-    return 0.5 * divergence.sum() / frames.numel()
+    return 0.5 * divergence.sum() / values
 
 
 def reconstruction_loss(
-    prediction: Tensor, target: Tensor, posterior: DiagonalGaussianDistribution, r: int, weights: LossWeights
+    prediction: Tensor,
+    target: Tensor,
+    posterior: DiagonalGaussianDistribution,
+    r: int,
+    grid: int,
+    weights: LossWeights,
+    perceptual: LPIPS | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum, and each term by name (unweighted, detached). Computed in fp32."""
+    """The weighted sum, and each term by name (unweighted, detached). Computed in fp32; terms of weight 0 are not."""
     prediction, target = prediction.float(), target.float()
-    terms = {
-        "mse": (prediction - target).square().mean(),
-        "l1": (prediction - target).abs().mean(),
-        "wavelet": wavelet_l1(prediction, target, r),
-        "gradient": gradient_l1(prediction, target),
-        "kl": kl_per_value(posterior, target),
+    compute: dict[str, Callable[[], Tensor]] = {
+        "mse": lambda: (prediction - target).square().mean(),
+        "l1": lambda: (prediction - target).abs().mean(),
+        "wavelet": lambda: wavelet_l1(prediction, target, r),
+        "gradient": lambda: gradient_l1(prediction, target),
+        "border": lambda: border_l1(prediction, target, r, grid),
+        "kl": lambda: kl_per_value(posterior, posterior.mean[:, :1].numel() * 3 * r * grid**2),
     }
+    if perceptual is not None:
+        compute["lpips"] = lambda: perceptual(prediction, target)
+    terms = {name: term() for name, term in compute.items() if getattr(weights, name)}
     total = sum((getattr(weights, name) * term for name, term in terms.items()), start=target.new_zeros(()))
     return total, {name: term.detach() for name, term in terms.items()}
-
-
-def psnr(prediction: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each clip ``(b,)``, over all its values; frames in [-1, 1]."""
-    error = (prediction.float() - target.float()).square().flatten(1).mean(dim=1) / 4
-    return -10 * error.clamp_min(1e-10).log10()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ The single-scale wavelet design follows LeanVAE (Cheng et al., 2025, arXiv:2503.
 streaming. No convolution runs at full resolution.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,39 +15,44 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
 from torch import Tensor, nn
 
-from vae3d.layers import Block, RMSNorm, State, ThinBlock, haar, inverse_haar, run_blocks
+from vae3d.layers import Block, State, ThinBlock, haar, inverse_haar, rms_norm, run_blocks
+from vae3d.tiling import TiledState, run_tiled
+
+Patch = tuple[int, int, int]
+"""Wavelet pixels in a latent pixel along time, height and width."""
 
 
 class Encoder(nn.Module):
     """Groups of ``r`` frames to the mean and log variance of one latent frame each."""
 
-    def __init__(self, patch: tuple[int, int, int], levels: int, width: int, depth: int, ratio: float, z: int):
+    def __init__(self, patch: Patch, levels: int, width: int, depth: int, ratio: float, z: int) -> None:
         super().__init__()
-        pt, ph, pw = self.patch = patch
-        self.levels = levels
-        self.patch_in = nn.Linear(3 * 8**levels * pt * ph * pw, width)
+        self.patch, self.levels = patch, levels
+        self.patch_in = nn.Linear(3 * 8**levels * math.prod(patch), width)
         self.blocks = nn.ModuleList(Block(width, ratio) for _ in range(depth))
-        self.norm_out = RMSNorm(width)
         self.to_moments = nn.Linear(width, 2 * z)
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         """``(b, 3, r·t, s·h, s·w)`` to moments ``(b, 2z, t, h, w)`` and the state after them."""
         pt, ph, pw = self.patch
-        x = rearrange(x, "b c t h w -> b t h w c")
-        x = haar(x, self.levels)
+        x = haar(rearrange(x, "b c t h w -> b t h w c"), self.levels)
         x = rearrange(x, "b (t pt) (h ph) (w pw) c -> b t h w (pt ph pw c)", pt=pt, ph=ph, pw=pw)
-        x = self.patch_in(x)
-        x, state = run_blocks(self.blocks, x, state)
-        x = self.to_moments(self.norm_out(x))
+        x, state = run_blocks(self.blocks, self.patch_in(x), state)
+        x = self.to_moments(rms_norm(x))
         return rearrange(x, "b t h w c -> b c t h w"), state
+
+    @property
+    def reach(self) -> int:
+        """Latent pixels that a latent pixel sees on each side."""
+        return len(self.blocks)
 
 
 class Decoder(nn.Module):
-    """Latent frames to groups of ``r`` frames each."""
+    """Latent frames to groups of ``r`` frames each; the mirror image of `Encoder`, with the borders mended."""
 
     def __init__(
         self,
-        patch: tuple[int, int, int],
+        patch: Patch,
         levels: int,
         width: int,
         depth: int,
@@ -54,14 +60,12 @@ class Decoder(nn.Module):
         z: int,
         thin_width: int,
         thin_depth: int,
-    ):
+    ) -> None:
         super().__init__()
-        pt, ph, pw = self.patch = patch
-        self.levels = levels
+        self.patch, self.levels = patch, levels
         self.from_latents = nn.Linear(z, width)
         self.blocks = nn.ModuleList(Block(width, ratio) for _ in range(depth))
-        self.norm_out = RMSNorm(width)
-        self.patch_out = nn.Linear(width, thin_width * pt * ph * pw)
+        self.patch_out = nn.Linear(width, thin_width * math.prod(patch))
         self.thin_blocks = nn.ModuleList(ThinBlock(thin_width) for _ in range(thin_depth))
         self.to_bands = nn.Linear(thin_width, 3 * 8**levels)
 
@@ -69,14 +73,18 @@ class Decoder(nn.Module):
         """``(b, z, t, h, w)`` to frames ``(b, 3, r·t, s·h, s·w)`` and the state after them."""
         pt, ph, pw = self.patch
         depth = len(self.blocks)
-        x = rearrange(z, "b c t h w -> b t h w c")
-        x = self.from_latents(x)
+        x = self.from_latents(rearrange(z, "b c t h w -> b t h w c"))
         x, wide = run_blocks(self.blocks, x, state[:depth] if state is not None else None)
-        x = self.patch_out(self.norm_out(x))
+        x = self.patch_out(rms_norm(x))
         x = rearrange(x, "b t h w (pt ph pw c) -> b (t pt) (h ph) (w pw) c", pt=pt, ph=ph, pw=pw)
         x, thin = run_blocks(self.thin_blocks, x, state[depth:] if state is not None else None)
         x = inverse_haar(self.to_bands(x), self.levels)
         return rearrange(x, "b t h w c -> b c t h w"), wide + thin
+
+    @property
+    def reach(self) -> int:
+        """Latent pixels that a pixel sees on each side."""
+        return len(self.blocks) + -(-len(self.thin_blocks) // min(self.patch[1:]))
 
 
 class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
@@ -90,13 +98,14 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         time_factor: ``r``, frames in a latent frame.
         space_factor: pixels in a latent pixel, along each axis.
         wavelet_levels: Haar levels in front of the patches.
-        width: channels of the residual blocks.
+        encoder_width, decoder_width: channels of the residual blocks.
         encoder_depth, decoder_depth: residual blocks.
         ratio: hidden width of the feed-forward layers over ``width``.
         thin_width, thin_depth: channels and number of the convolutions at the wavelet's scale in the decoder.
         latents_mean, latents_std: statistics per channel, with which `LatentCodec` normalises.
     Raises:
-        ValueError: the factors are no multiples of ``2**wavelet_levels``, or the statistics do not fit.
+        ValueError: a size is out of its range, the factors are no multiples of ``2**wavelet_levels``, or the
+            statistics do not fit.
     """
 
     config: Any  # a dict whose entries are attributes as well
@@ -108,8 +117,9 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         time_factor: int = 4,
         space_factor: int = 8,
         wavelet_levels: int = 1,
-        width: int = 256,
+        encoder_width: int = 256,
         encoder_depth: int = 2,
+        decoder_width: int = 256,
         decoder_depth: int = 4,
         ratio: float = 3.0,
         thin_width: int = 32,
@@ -118,20 +128,51 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         latents_std: list[float] | None = None,
     ) -> None:
         super().__init__()
+        sizes = {
+            "latent_channels": latent_channels,
+            "encoder_width": encoder_width,
+            "decoder_width": decoder_width,
+            "thin_width": thin_width,
+        }
+        depths = {"wavelet_levels": wavelet_levels, "encoder_depth": encoder_depth, "decoder_depth": decoder_depth}
+        for least, values in ((1, sizes), (0, depths | {"thin_depth": thin_depth})):
+            for name, value in values.items():
+                if value < least:
+                    raise ValueError(f"{name}={value} must be at least {least}")
         step = 2**wavelet_levels
         for name, factor in (("time_factor", time_factor), ("space_factor", space_factor)):
             if factor < step or factor % step:
-                raise ValueError(f"{name}={factor} must be a multiple of 2**wavelet_levels={step}")
-        for name, values in (("latents_mean", latents_mean), ("latents_std", latents_std)):
-            if values is not None and len(values) != latent_channels:
-                raise ValueError(f"{name} has {len(values)} values and must have latent_channels={latent_channels}")
+                lower = max(step, factor // step * step)
+                raise ValueError(f"{name}={factor} must be a multiple of 2**wavelet_levels={step}: use {lower}")
+        for name, statistics in (("latents_mean", latents_mean), ("latents_std", latents_std)):
+            if statistics is not None and len(statistics) != latent_channels:
+                raise ValueError(f"{name} has {len(statistics)} values and must have latent_channels={latent_channels}")
         patch = (time_factor // step, space_factor // step, space_factor // step)
-        self.encoder = Encoder(patch, wavelet_levels, width, encoder_depth, ratio, latent_channels)
+        self.encoder = Encoder(patch, wavelet_levels, encoder_width, encoder_depth, ratio, latent_channels)
         self.decoder = Decoder(
-            patch, wavelet_levels, width, decoder_depth, ratio, latent_channels, thin_width, thin_depth
+            patch, wavelet_levels, decoder_width, decoder_depth, ratio, latent_channels, thin_width, thin_depth
         )
+        self.tile: int | None = None  # latent pixels
 
-    def encode_chunk(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def enable_tiling(self, tile_size: int = 512) -> None:
+        """Encode and decode frames in tiles: the same numbers, less memory. Not within a clip that is being streamed.
+
+        Args:
+            tile_size: most pixels along each axis that a tile gives; it is computed with its surroundings.
+
+        Raises:
+            ValueError: ``tile_size`` is not a multiple of ``space_factor``.
+        """
+        s = self.config.space_factor
+        if tile_size < s or tile_size % s:
+            raise ValueError(f"tile_size={tile_size} must be a multiple of {s}: use {max(s, tile_size // s * s)}")
+        self.tile = tile_size // s
+
+    def disable_tiling(self) -> None:
+        """Encode and decode frames in one piece."""
+        self.tile = None
+
+    def encode_chunk(self, x: Tensor, state: TiledState | None) -> tuple[Tensor, TiledState]:
         """Encode the next frames of a clip.
 
         Args:
@@ -143,12 +184,14 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         if state is None:
             first = x[:, :, :1].expand(-1, -1, self.config.time_factor - 1, -1, -1)
             x = torch.cat([first, x], dim=2)
-        return self.encoder(x, state)
+        return run_tiled(self.encoder, x, state, self.tile, self.encoder.reach, self.config.space_factor, 1)
 
-    def decode_chunk(self, z: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def decode_chunk(self, z: Tensor, state: TiledState | None) -> tuple[Tensor, TiledState]:
         """Decode the next latent frames ``(b, c, k, h, w)`` of a clip; the start of one (``state`` None) gives
         ``1 + r·(k − 1)`` frames, a later chunk ``r·k``. Returns frames and the state after them."""
-        frames, new_state = self.decoder(z, state)
+        frames, new_state = run_tiled(
+            self.decoder, z, state, self.tile, self.decoder.reach, 1, self.config.space_factor
+        )
         return frames if state is not None else frames[:, :, self.config.time_factor - 1 :], new_state
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | Any:
@@ -163,6 +206,8 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | Any:
         """Decode a whole clip's latents ``(b, c, 1 + k, h, w)`` to frames ``(b, 3, 1 + r·k, s·h, s·w)``."""
         self.check_latents(z)
+        if min(z.shape) < 1:
+            raise ValueError(f"latents of shape {tuple(z.shape)} are empty: give at least one latent frame")
         frames = self.decode_chunk(z, None)[0]
         return DecoderOutput(sample=frames) if return_dict else (frames,)
 
@@ -174,13 +219,16 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         """Raise ValueError unless ``x`` is ``(b, 3, t, h, w)``, h and w multiples of ``space_factor``."""
         s = self.config.space_factor
         if x.ndim != 5 or x.shape[1] != 3:
-            raise ValueError(f"frames of shape {tuple(x.shape)} must be (b, 3, t, h, w)")
+            raise ValueError(f"frames of shape {tuple(x.shape)} must be (b, 3, t, h, w): rearrange them")
         for name, size in (("height", x.shape[3]), ("width", x.shape[4])):
-            if size % s:
+            if size < s or size % s:
                 lower = max(s, size // s * s)
                 raise ValueError(f"{name}={size} must be a multiple of {s}: use {lower} or {lower + s}")
 
     def check_latents(self, z: Tensor) -> None:
         """Raise ValueError unless ``z`` is ``(b, latent_channels, t, h, w)``."""
-        if z.ndim != 5 or z.shape[1] != self.config.latent_channels:
-            raise ValueError(f"latents of shape {tuple(z.shape)} must be (b, {self.config.latent_channels}, t, h, w)")
+        channels = self.config.latent_channels
+        if z.ndim != 5 or z.shape[1] != channels:
+            raise ValueError(
+                f"latents of shape {tuple(z.shape)} must be (b, {channels}, t, h, w): give latents of this autoencoder"
+            )

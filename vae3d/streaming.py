@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from vae3d.layers import State
 from vae3d.model import VideoVAE
+from vae3d.tiling import TiledState
 
 
 class EncodeStream:
@@ -12,7 +12,7 @@ class EncodeStream:
 
     def __init__(self, vae: VideoVAE) -> None:
         self._vae = vae
-        self._state: State | None = None
+        self._state: TiledState | None = None
         self._pending: Tensor | None = None
 
     @torch.no_grad()
@@ -32,7 +32,7 @@ class EncodeStream:
         ready = frames.shape[2] // r * r
         if self._state is None:
             ready = 0 if frames.shape[2] == 0 else 1 + (frames.shape[2] - 1) // r * r
-        self._pending = frames[:, :, ready:]
+        self._pending = frames[:, :, ready:].clone()  # the caller may write into its own
         if not ready:
             b, _, _, h, w = frames.shape
             return frames.new_zeros(b, self._vae.config.latent_channels, 0, h // s, w // s)
@@ -60,7 +60,7 @@ class DecodeStream:
 
     def __init__(self, vae: VideoVAE) -> None:
         self._vae = vae
-        self._state: State | None = None
+        self._state: TiledState | None = None
 
     @torch.no_grad()
     def push(self, latents: Tensor) -> Tensor:

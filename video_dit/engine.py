@@ -28,12 +28,16 @@ class TrainConfig:
     max_steps: int = 1000
     save_every: int = 500
     """Steps between checkpoints; each comes with a validation, a model folder and sample videos."""
+    optimizer: str = "adamw"
+    """``adamw``, or ``muon``: Muon (Jordan et al., 2024) for all matrices but embeddings, AdamW for the rest."""
     lr: float = 1e-3
+    muon_lr: float = 0.01
     warmup_steps: int = 100
     decay_steps: int = 0
     """The last steps, over which the rate falls linearly to 0."""
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    """Not for Muon, whose updates have a norm of their own."""
     accumulation: int = 1
     """Packs a rank takes for one optimizer step."""
     zero_stage: int = 1
@@ -48,8 +52,11 @@ class TrainConfig:
         for name in ("max_steps", "save_every", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be at least 1")
-        if not self.lr > 0:
-            raise ValueError(f"train.lr={self.lr} must be above 0")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"train.optimizer={self.optimizer} must be adamw or muon")
+        for name in ("lr", "muon_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"train.{name}={getattr(self, name)} must be above 0")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay={self.ema_decay} must be in [0, 1)")
 
@@ -61,22 +68,52 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * min(warm, left if config.decay_steps else 1.0)
 
 
+def adamw_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters; vectors are not decayed."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.99))
+
+
+def muon_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """DeepSpeed's Muon over the matrices that are trained and no embeddings, with AdamW over the rest.
+
+    It marks the parameters with ``use_muon``, where DeepSpeed's ZeRO stages look for it.
+    """
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for p in trained:
+        p.use_muon = p.ndim == 2 and id(p) not in embeddings  # type: ignore[attr-defined]
+    decay = config.weight_decay
+    muon = {"params": [p for p in trained if p.use_muon], "lr": config.muon_lr, "momentum": 0.95, "weight_decay": decay}  # type: ignore[attr-defined]
+    others = {"params": [p for p in trained if not p.use_muon], "lr": config.lr, "betas": (0.9, 0.99), "eps": 1e-8}  # type: ignore[attr-defined]
+    groups = [muon | {"use_muon": True, "ns_method": "standard"}, others | {"use_muon": False, "weight_decay": 0.0}]
+    return MuonWithAuxAdam([g for g in groups if g["params"]], adam_optimizer=torch.optim.AdamW)
+
+
 def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
-    """A DeepSpeed engine over the module's trainable parameters: AdamW, bf16 with fp32 master weights; on a CPU without
-    bf16 instructions fp32 throughout."""
+    """A DeepSpeed engine over the module's trainable parameters: bf16 with fp32 master weights; on a CPU without bf16
+    instructions fp32 throughout."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    decayed = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.99))
+    muon = config.optimizer == "muon"
+    optimizer = muon_optimizer(module, config) if muon else adamw_optimizer(module, config)
+    if muon and device.type == "cpu":
+        # DeepSpeed compiles Muon's iteration, for each shape anew: a minute at the start, and no gain on a CPU
+        torch.compiler.set_stance("force_eager")
     settings = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": config.accumulation,
-        "gradient_clipping": config.max_grad_norm,
+        "gradient_clipping": 0.0 if muon else config.max_grad_norm,
         "bf16": {"enabled": fast_dtype(device) == torch.bfloat16},
         "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": config.zero_stage,
+            "reduce_scatter": not muon,  # Muon needs whole gradients
             **({"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}),
         },
         "zero_allow_untested_optimizer": True,
@@ -87,10 +124,16 @@ def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
     return engine
 
 
-def set_learning_rate(engine: DeepSpeedEngine, rate: float) -> None:
-    """Set the rate of every parameter group."""
+def optimizer_name(engine: DeepSpeedEngine) -> str:
+    """The class of the optimizer that ZeRO wraps."""
+    return type(engine.basic_optimizer).__name__
+
+
+def set_learning_rate(engine: DeepSpeedEngine, config: TrainConfig, step: int) -> None:
+    """Set the rate of every parameter group for ``step``; that of Muon is in proportion."""
+    rate = learning_rate(config, step)
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * config.muon_lr / config.lr if group.get("use_muon") else rate
 
 
 def checkpoint_folder(run_dir: Path, step: int) -> Path:
@@ -109,7 +152,8 @@ def save_checkpoint(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int)
     if engine.global_rank == 0:
         shutil.rmtree(folder, ignore_errors=True)  # of a save that was cut short, perhaps with more ranks
     dist.barrier()
-    engine.save_checkpoint(str(root), tag=folder.name, client_state={"step": step}, save_latest=False)
+    state = {"step": step, "optimizer_name": optimizer_name(engine)}
+    engine.save_checkpoint(str(root), tag=folder.name, client_state=state, save_latest=False)
     ema.save(folder, engine.global_rank)
     dist.barrier()
     if engine.global_rank == 0:
@@ -140,6 +184,12 @@ def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path) -> int:
         ) from None
     if path is None:
         raise ValueError(f"{latest.parent / tag} cannot be loaded: remove {latest} to start anew")
+    written_with = state.get("optimizer_name", "AdamW")
+    if written_with != optimizer_name(engine):
+        raise ValueError(
+            f"{latest.parent / tag} was written with {written_with}: use the train.optimizer of the run, "
+            "or another run_dir"
+        )
     ema.load(latest.parent / tag)
     return int(state["step"])
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.transforms import to_float
-from vae3d import LatentCodec, VideoVAE
+from vae3d import LatentCodec
+from vae3d.interop import Autoencoder
 from video_dit.model import VideoDiT
 from video_dit.rollout import roll_backward, roll_forward, window_sizes
 from video_dit.sampling import Generators, Prompts, SamplingConfig, Window, sample_window
@@ -43,11 +44,11 @@ class VideoPipeline(DiffusionPipeline):
     A saved pipeline is a diffusers folder, read with ``VideoPipeline.from_pretrained(folder)``.
 
     Args:
-        transformer, vae, text_encoder, tokenizer, scheduler: the parts. The latent statistics are in the VAE's config.
+        transformer, vae, text_encoder, tokenizer, scheduler: the parts. The VAE is one that `LatentCodec` understands.
     """
 
     transformer: VideoDiT
-    vae: VideoVAE
+    vae: Autoencoder
     text_encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     scheduler: FlowMatchEulerDiscreteScheduler
@@ -55,7 +56,7 @@ class VideoPipeline(DiffusionPipeline):
     def __init__(
         self,
         transformer: VideoDiT,
-        vae: VideoVAE,
+        vae: Autoencoder,
         text_encoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         scheduler: FlowMatchEulerDiscreteScheduler,
@@ -313,9 +314,8 @@ class VideoPipeline(DiffusionPipeline):
     def _decode(self, chunks: Iterator[Tensor]) -> Tensor:
         """Latents of one clip in pieces to frames ``(b, 3, t, h, w)`` in [-1, 1], as one stream."""
         stream = self.codec.decode_stream()
-        frames = [stream.push(part) for chunk in chunks for part in chunk.split(4, dim=2)]
-        stream.finish()
-        return torch.cat(frames, dim=2)
+        frames = [stream.push(chunk) for chunk in chunks]
+        return torch.cat([*frames, stream.finish()], dim=2)
 
     def _output(self, frames: Tensor, output_type: str, return_dict: bool) -> VideoPipelineOutput | Any:
         result: np.ndarray | Tensor | list[list[Image.Image]] = frames

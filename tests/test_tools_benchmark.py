@@ -1,0 +1,98 @@
+"""tools/benchmark.py vae: from the command line to table and JSON, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+CONFIG = "model: {latent_channels: 4, encoder_width: 72, decoder_width: 72, decoder_depth: 1, encoder_depth: 1}\n"
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("benchmark")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "vae_small.yaml").write_text(CONFIG)
+    return tmp_path / "vae_small.yaml"
+
+
+def test_a_whole_run_in_processes_of_its_own(config: Path, tmp_path: Path) -> None:
+    small = ["--frames=5", "--size=32x32", "--threads=1", "--repeats=1", "--memory-seconds", "--against"]
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "tools/benchmark.py", "vae", f"--config={config}", f"--json={file}", *small]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    assert figures.keys() == {
+        "settings",
+        "autoencoders",
+        "streams",
+        "training",
+        "requirements",
+        "measured at what is required",
+    }
+    (ours,) = figures["autoencoders"]
+    assert ours["decode_seconds"] > 0
+    assert ours["decode_peak_bytes"] > ours["decode_bytes_before"] > 0
+    assert "ours, vae_small" in done.stdout
+    assert "not measured  ours, vae_small: decodes 40 times as fast as wan, published" in done.stdout
+
+
+def test_defaults_are_what_is_required(tool: ModuleType) -> None:
+    args = tool.parse_arguments(["vae"])
+    assert (args.config, args.frames, args.size, args.threads) == (["vae_base.yaml"], 17, (256, 256), 2)
+    assert (args.against, args.rivals) == (["wan", "cogvideox"], ["published", "shrunk"])
+    assert args.memory_seconds == [5.0, 60.0]
+    assert args.train_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--against", "wann"], "invalid choice: 'wann'"),
+        (["--size", "256"], "must be like 64x64"),
+        (["--frames", "0"], "at least 1"),
+        (["--train-seconds", "-1"], "must be a number above 0"),
+        (["--manifest", "clips.csv"], "--manifest clips.csv: is for training: give --train-seconds as well"),
+        (["--json", "/nowhere/x.json"], "--json /nowhere/x.json: must be a file in a folder that exists"),
+    ],
+)
+def test_options_that_are_refused(
+    tool: ModuleType, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        tool.parse_arguments(["vae", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
+        (["--frames", "6"], "--frames 6 must be 1 + 4k for ours, vae_small: use 5 or 9"),
+        (["--size", "60x64"], "--size: width 60 must be a multiple of 8"),
+        (["--train-seconds", "1", "--train-size", "20"], "--train-size: height 20 must be a multiple of 8"),
+    ],
+)
+def test_what_only_the_autoencoders_know_is_refused_in_one_line(
+    tool: ModuleType,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "vae", f"--config={config}", "--against", *arguments])
+    assert tool.main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmark.py: ")
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,116 @@
+"""Measure ours against others in one run: FLOPs, time, memory, and what equal training time makes of each.
+
+python tools/benchmark.py vae
+python tools/benchmark.py vae --against wan cogvideox --train-seconds 600 --manifest clips.csv --seeds 3
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from data.options import at_least, positive, size
+
+
+def run_vae(args: argparse.Namespace) -> dict:
+    """Our autoencoder beside those of diffusers, as published and with as many parameters as ours."""
+    import torch  # takes seconds to import
+
+    from video_dit.evaluation.benchmark import VAEBenchmark, benchmark_vae
+    from video_dit.evaluation.equal_training import TrainOptions
+    from video_dit.evaluation.speed import SpeedOptions
+
+    height, width = args.size
+    speed = SpeedOptions(
+        num_frames=args.frames,
+        height=height,
+        width=width,
+        dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[args.dtype],
+        threads=args.threads,
+        repeats=args.repeats,
+        device=args.device,
+    )
+    train = TrainOptions(
+        seconds=args.train_seconds,
+        frames=args.train_frames,
+        size=args.train_size,
+        batch=args.train_batch,
+        rates=tuple(args.lr),
+        seeds=args.seeds,
+        manifest=args.manifest,
+        threads=args.threads,
+        device=args.device,
+        world_clips=args.train_clips,
+        test_clips=args.test_clips,
+    )
+    options = VAEBenchmark(
+        configs=args.config,
+        against=args.against,
+        kinds=args.rivals,
+        speed=speed,
+        memory_seconds=args.memory_seconds,
+        train=train if args.train_seconds else None,
+    )
+    return benchmark_vae(options, say)
+
+
+def say(line: str) -> None:
+    """Print above a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stdout)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read and check the command line; exits with code 2 when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    vae = commands.add_parser("vae", help="autoencoders")
+    add = vae.add_argument
+    rivals, kinds = ("wan", "cogvideox", "ltx", "hunyuan"), ("published", "shrunk")
+    lengths, default = [5.0, 60.0], "(default: %(default)s)"
+    add("--config", nargs="+", default=["vae_base.yaml"], help=f"of tools/train_vae.py {default}")
+    add("--against", nargs="*", choices=rivals, default=["wan", "cogvideox"], help=default)
+    add("--rivals", nargs="+", choices=kinds, default=list(kinds), help=f"shrunk: to our parameters {default}")
+    add("--frames", type=at_least(1), default=17, help=f"of the clip, 1 + 4k {default}")
+    add("--size", type=size, default=(256, 256), metavar="WxH", help="pixels (default: 256x256)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help=default)
+    add("--threads", type=at_least(1), default=2, help=f"of the CPU {default}")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help=default)
+    add("--repeats", type=at_least(1), default=5, help=f"after a warm-up; what takes 20 s runs once {default}")
+    add("--memory-seconds", type=positive, nargs="*", default=lengths, help=f"streams of ours, at 24 fps {default}")
+    add("--train-seconds", type=positive, help="of processor time, each (default: no training)")
+    add("--train-frames", type=at_least(1), default=17, help=f"of a crop, 1 + 4k {default}")
+    add("--train-size", type=at_least(1), default=64, help=f"of square crops; tests have twice that {default}")
+    add("--train-batch", type=at_least(1), default=2, help=f"crops in a step {default}")
+    add("--train-clips", type=at_least(1), default=200, help=f"renders of the world to train on {default}")
+    add("--test-clips", type=at_least(1), default=16, help=f"renders of the unseen world {default}")
+    add("--lr", type=positive, nargs="+", default=[3e-4, 1e-3, 3e-3], help=f"the best of these is taken {default}")
+    add("--seeds", type=at_least(1), default=1, help=f"trainings with the best rate {default}")
+    add("--manifest", type=Path, metavar="FILE", help="real clips as well: split train to train on, test to test")
+    add("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    args = parser.parse_args(arguments)
+    if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
+        parser.error(f"--json {args.json}: must be a file in a folder that exists")
+    if args.manifest and not args.train_seconds:
+        parser.error(f"--manifest {args.manifest}: is for training: give --train-seconds as well")
+    return args
+
+
+def main() -> int:
+    """Exit code 2 for what the user got wrong, 1 for what failed."""
+    args = parse_arguments()
+    try:
+        results = run_vae(args)
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1) + "\n")
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"benchmark.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What `tools/evaluate.py` and `tools/benchmark.py` measure."""

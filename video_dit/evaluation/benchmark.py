@@ -1,0 +1,172 @@
+"""Our autoencoder against those of diffusers: cost, speed, memory, and what equal training time makes of each."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from video_dit.evaluation.candidates import Kind, Rival, check_size, ours, profile, published, shrunk
+from video_dit.evaluation.equal_training import TrainOptions, load_footage, run_trials
+from video_dit.evaluation.requirements import ASKED, requirements
+from video_dit.evaluation.results import (
+    HEADING,
+    MIB,
+    TRAINED_HEADING,
+    Entry,
+    Row,
+    Trained,
+    row_as_json,
+    stream_as_json,
+    trained_as_json,
+)
+from video_dit.evaluation.speed import (
+    FRAME_RATE,
+    SpeedOptions,
+    Stream,
+    in_own_process,
+    measure_decode,
+    measure_encode,
+    measure_stream,
+)
+
+
+@dataclass(frozen=True)
+class VAEBenchmark:
+    """What is compared.
+
+    Args:
+        configs: of tools/train_vae.py; the section ``model`` of each is ours.
+        against: rivals, each in all ``kinds``: as published, or shrunk to the parameters of each of ours.
+        speed: the clip and how it is computed.
+        memory_seconds: lengths of clips that ours decodes as streams; none leaves that out.
+        train: how all but the published ones are trained; None leaves that out.
+    """
+
+    configs: Sequence[str]
+    against: Sequence[Rival]
+    kinds: Sequence[Kind]
+    speed: SpeedOptions
+    memory_seconds: Sequence[float]
+    train: TrainOptions | None
+
+
+def benchmark_vae(options: VAEBenchmark, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure one after the other, each in a process of its own, then train one after the other.
+
+    Args:
+        options: what to compare.
+        say: takes each line for people to read as soon as it is there.
+    Returns:
+        All figures, as JSON can hold them, with units in their names.
+    Raises:
+        ValueError: a config, a length, a size, the device or the manifest is no good.
+    """
+    if options.speed.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is no such device here: use cpu")
+    entries = entries_of(options)
+    if options.train:
+        for entry in entries:
+            check_training_size(entry, options.train)
+    s = options.speed
+    place = f"{s.threads} threads of the CPU" if s.device == "cpu" else s.device
+    measured = f"{s.num_frames} frames of {s.width}x{s.height} on {place}"
+    say(f"{measured}, {str(s.dtype).removeprefix('torch.')}; random weights")
+    say(HEADING)
+    rows = []
+    for entry in tqdm(entries, desc="speed", leave=False, disable=None):
+        rows.append(measure(entry, s))
+        say(rows[-1].line())
+    streams = {entry.config: streams_of(entry, options, say) for entry in entries if entry.candidate.kind == "ours"}
+    trained = train_all(entries, options.train, say) if options.train else []
+    wanted = requirements(rows, streams, trained)
+    say(f"\nrequired at {ASKED}; measured at {measured}")
+    for requirement in wanted:
+        say(requirement.line())
+    return {
+        "settings": settings_of(options),
+        "autoencoders": [row_as_json(row) for row in rows],
+        "streams": {
+            config: [stream_as_json(seconds, stream) for seconds, stream in found.items()]
+            for config, found in streams.items()
+        },
+        "training": [trained_as_json(one) for one in trained],
+        "requirements": [asdict(requirement) for requirement in wanted],
+        "measured at what is required": measured == ASKED,
+    }
+
+
+def entries_of(options: VAEBenchmark) -> list[Entry]:
+    """Everything that is measured, ours first; raises ValueError as `benchmark_vae` does."""
+    s = options.speed
+    found = []
+    for config in options.configs:
+        candidate = ours(config)
+        found.append(Entry(candidate, profile(candidate, s.num_frames, s.height, s.width), config))
+    own = tuple(found)
+    for rival in options.against:
+        chosen = [(published(rival), "")] if "published" in options.kinds else []
+        if "shrunk" in options.kinds:
+            chosen += [(shrunk(rival, entry.profile.parameters), entry.config) for entry in own]
+        found += [Entry(c, profile(c, s.num_frames, s.height, s.width), config) for c, config in chosen]
+    return found
+
+
+def check_training_size(entry: Entry, train: TrainOptions) -> None:
+    """Raises ValueError where an autoencoder cannot take the crops that it would be trained on."""
+    p = entry.profile
+    if entry.candidate.kind == "published":
+        return
+    size = (train.frames, train.size, train.size)
+    check_size(entry.candidate.name, *size, p.time_factor, p.space_factor, option="--train-")
+
+
+def measure(entry: Entry, options: SpeedOptions) -> Row:
+    """Decode and encode, each in its own process. One that fails does not end the others."""
+    try:
+        decode = in_own_process(measure_decode, entry.candidate, entry.profile.latent_shape, options)
+        encode = in_own_process(measure_encode, entry.candidate, options)
+    except (RuntimeError, MemoryError) as error:
+        return Row(entry, None, None, " ".join(str(error).split()) or type(error).__name__)
+    return Row(entry, decode, encode, None)
+
+
+def streams_of(entry: Entry, options: VAEBenchmark, say: Callable[[str], None]) -> dict[float, Stream]:
+    """Clips of ours by their seconds."""
+    found = {}
+    for seconds in sorted(options.memory_seconds):
+        found[seconds] = stream = in_own_process(measure_stream, entry.candidate, seconds, options.speed)
+        memory = f"peak {stream.memory.peak / MIB:.0f} MiB ({stream.memory.own / MIB:.0f} its own)"
+        clip = f"{stream.frames} frames ({seconds:g} s) streamed in {stream.seconds:.1f} s"
+        say(f"{entry.candidate.name}: {clip}, {memory}")
+    return found
+
+
+def train_all(entries: Sequence[Entry], options: TrainOptions, say: Callable[[str], None]) -> list[Trained]:
+    """Trials of all but the published ones, on the same clips. Those that diverge at every rate are left out."""
+    chosen = [entry for entry in entries if entry.candidate.kind != "published"]
+    clips = f"{options.batch} clips of {options.frames} frames of {options.size}x{options.size}"
+    say(f"\ntraining, {options.seconds:g} s each, steps of {clips}")
+    footage = load_footage(options, math.lcm(*(entry.profile.space_factor for entry in chosen)), say)
+    found = []
+    for entry in tqdm(chosen, desc="training", leave=False, disable=None):
+        searched, final = run_trials(entry.candidate, footage, options, say)
+        if final:
+            found.append(Trained(entry, searched, final))
+        else:
+            say(f"{entry.candidate.name} diverged at every learning rate: give lower ones with --lr")
+    say(TRAINED_HEADING)
+    for trained in found:
+        say(trained.line())
+    return found
+
+
+def settings_of(options: VAEBenchmark) -> dict[str, Any]:
+    """What the figures depend on."""
+    speed = asdict(options.speed) | {"dtype": str(options.speed.dtype).removeprefix("torch.")}
+    train = asdict(options.train) if options.train else None
+    if train and train["manifest"]:
+        train["manifest"] = str(train["manifest"])
+    return {"speed": speed, "stream_frames_per_second": FRAME_RATE, "train": train}
