@@ -85,7 +85,7 @@ class Crops(Dataset):
             self.real = ManifestClips(config.manifest, split, frames, sizes, None, frame_multiple=1)
         self.damaged: set[tuple[ClipSource, int]] = set()  # reported, and not opened again
         sources: list[ClipSource] = [self.world, *([self.real] if self.real is not None else [])]
-        self.fitting = {id(source): self._fitting(source) for source in sources}
+        self.fitting = {source: self._fitting(source) for source in sources}
 
     def _fitting(self, source: ClipSource) -> list[list[int]]:
         """The clips that hold each of the batches' shapes."""
@@ -105,7 +105,7 @@ class Crops(Dataset):
         source: ClipSource = self.world if from_world or self.real is None else self.real
         strides = [1] if from_world else list(self.config.manifest_strides)
         generator = keyed_generator(self.seed, position, "batch")
-        fitting = list(self.fitting[id(source)][number])
+        fitting = list(self.fitting[source][number])
         crops: list[Tensor] = []
         while len(crops) < batch:
             if not fitting:

@@ -1,6 +1,7 @@
 """Random crops: what is drawn, from where, and what happens to clips that cannot be read."""
 
 import csv
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,14 @@ def test_batches_are_a_function_of_seed_and_position() -> None:
     for position in (7, 3, 11):  # in any order
         assert torch.equal(same[position], batches[position])
     assert any(other[p].shape != batches[p].shape or not torch.equal(other[p], batches[p]) for p in range(12))
+
+
+def test_workers_draw_the_same(tmp_path: Path) -> None:
+    """They are started with a copy of it that was written out and read again."""
+    write_clip(tmp_path / "a.mp4")
+    mixed = crops(manifest=write_manifest(tmp_path, ["a.mp4"]), manifest_frames=21, manifest_sizes=[[32, 48]])
+    copy = pickle.loads(pickle.dumps(mixed))
+    assert all(torch.equal(copy[position], mixed[position]) for position in range(6))
 
 
 def test_clips_of_a_batch_differ() -> None:
