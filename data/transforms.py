@@ -66,14 +66,9 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def to_float(frames: Tensor) -> Tensor:
-    """uint8 `(t, h, w, c)` to float32 `(c, t, h, w)` in [-1, 1]."""
-    check_frames(frames)
-    return rearrange(frames, "t h w c -> c t h w").float() / 127.5 - 1
-
-
-def batch_to_float(frames: Tensor) -> Tensor:
-    """uint8 `(b, t, h, w, c)` to float32 `(b, c, t, h, w)` in [-1, 1]."""
-    return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
+    """uint8 `(t, h, w, c)` to float32 `(c, t, h, w)` in [-1, 1]; likewise a batch of them, `(b, t, h, w, c)`."""
+    check_frames(frames.flatten(0, 1) if frames.ndim == 5 else frames)
+    return rearrange(frames, "... t h w c -> ... c t h w").float() / 127.5 - 1
 
 
 def to_uint8(frames: Tensor) -> Tensor:

@@ -36,7 +36,6 @@ def test_a_whole_run_in_processes_of_its_own(config: Path, tmp_path: Path) -> No
         "streams",
         "training",
         "requirements",
-        "measured at what is required",
     }
     (ours,) = figures["autoencoders"]
     assert ours["decode_seconds"] > 0

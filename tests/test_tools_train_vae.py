@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data.crops import CropConfig
-from data.transforms import batch_to_float
+from data.transforms import to_float
 from vae3d import LatentCodec, VideoVAE
 from vae3d.losses import LossWeights
 from video_dit.engine import TrainConfig
@@ -84,14 +84,16 @@ def test_latents_of_the_published_autoencoder_are_normalised(tool: ModuleType, t
     state = {f"vae.{name}": tensor.detach() for name, tensor in tiny_vae.state_dict().items()}
     published = tool.averaged_vae(tiny_vae, state, batches(), torch.device("cpu")).float()
     codec = LatentCodec(published)
-    latents = [codec.encode(batch_to_float(batch)).transpose(0, 1).flatten(1) for batch in batches()]
+    latents = [codec.encode(to_float(batch)).transpose(0, 1).flatten(1) for batch in batches()]
     every = torch.cat(latents, dim=1)  # c n
     torch.testing.assert_close(every.mean(1), torch.zeros(4), atol=0.02, rtol=0)
     torch.testing.assert_close(every.std(1), torch.ones(4), atol=0.02, rtol=0)
 
 
 def test_validation_scores_and_shows_what_comes_out(tool: ModuleType, tiny_vae: VideoVAE, tmp_path: Path) -> None:
-    scores = tool.validate(tiny_vae, {"world": batches()[:1], "real": batches()[1:]}, tmp_path / "sheet.png")
+    scores = tool.validate(
+        LatentCodec(tiny_vae), {"world": batches()[:1], "real": batches()[1:]}, tmp_path / "sheet.png"
+    )
     assert scores.keys() == {"world_psnr", "world_ssim", "real_psnr", "real_ssim"}
     for group in ("world", "real"):
         assert 0 < scores[f"{group}_psnr"] < 20  # random weights

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.transforms import batch_to_float
+from data.transforms import to_float
 from data.video import write_video
 from data.world import sample_scene
 from vae3d.interop import decode_whole, encode_whole
@@ -86,7 +86,7 @@ def test_a_loss_that_is_no_number_ends_it(own: Candidate, batches: list[Tensor])
     training = train_for(vae, batches, math.inf, 0, 1e-3, max_steps=50)
     assert training.diverged
     assert len(training.losses) == 1
-    assert mean_psnr(vae, batches) < 20  # grey
+    assert math.isnan(mean_psnr(vae, batches))
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
@@ -101,7 +101,7 @@ def test_psnr_is_that_of_the_means(own: Candidate, batches: list[Tensor]) -> Non
     vae = own.build()
     found = mean_psnr(vae, batches)
     with torch.no_grad(), fast_autocast(vae.device):
-        clips = [batch_to_float(batch) for batch in batches]
+        clips = [to_float(batch) for batch in batches]
         decoded = [decode_whole(vae, encode_whole(vae, clip)).float().clamp(-1, 1) for clip in clips]
     scores = [float(psnr(prediction, clip)) for prediction, clip in zip(decoded, clips, strict=True)]
     assert found == pytest.approx(sum(scores) / 2)

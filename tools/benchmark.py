@@ -15,6 +15,7 @@ from data.options import at_least, positive, size
 def run_vae(args: argparse.Namespace) -> dict:
     """Our autoencoder beside those of diffusers, as published and with as many parameters as ours."""
     import torch  # takes seconds to import
+    from tqdm import tqdm
 
     from video_dit.evaluation.benchmark import VAEBenchmark, benchmark_vae
     from video_dit.evaluation.equal_training import TrainOptions
@@ -51,14 +52,7 @@ def run_vae(args: argparse.Namespace) -> dict:
         memory_seconds=args.memory_seconds,
         train=train if args.train_seconds else None,
     )
-    return benchmark_vae(options, say)
-
-
-def say(line: str) -> None:
-    """Print above a progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stdout)
+    return benchmark_vae(options, tqdm.write)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ MODEL = ROOT / "checkpoints" / "sora-tiny"
 
 def run_vae(args: argparse.Namespace) -> None:
     """PSNR, SSIM, flicker and blocking of clips through the autoencoder."""
+    from tqdm import tqdm
+
     from video_dit.evaluation.pairs import write_pairs, write_picture
     from video_dit.evaluation.vae import VAEOptions, evaluate_vae
 
-    results, pairs = evaluate_vae(options_of(VAEOptions, args), say, warn, show=bool(args.picture or args.video))
+    warn = partial(tqdm.write, file=sys.stderr)
+    options = options_of(VAEOptions, args)
+    results, pairs = evaluate_vae(options, tqdm.write, warn, show=bool(args.picture or args.video))
     write_json(args.json, results)
     if args.picture:
         write_picture(args.picture, pairs)
@@ -32,10 +37,12 @@ def run_vae(args: argparse.Namespace) -> None:
 
 def run_world(args: argparse.Namespace) -> None:
     """How much of what prompts state the judge finds in samples."""
+    from tqdm import tqdm
+
     from video_dit.evaluation.world import WorldOptions, evaluate_world
 
     args.picture.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.json, evaluate_world(options_of(WorldOptions, args), say))
+    write_json(args.json, evaluate_world(options_of(WorldOptions, args), tqdm.write))
 
 
 def options_of(kind: Any, args: argparse.Namespace) -> Any:
@@ -47,20 +54,6 @@ def write_json(path: Path | None, results: dict) -> None:
     """The figures, if they are wanted in a file."""
     if path:
         path.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def say(line: str) -> None:
-    """Print above a progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stdout)
-
-
-def warn(line: str) -> None:
-    """The same, as an error."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -21,7 +21,7 @@ from data.crops import CropConfig, Crops
 from data.manifest import has_split
 from data.packing import load_ahead, rank_positions
 from data.seeding import keyed_generator
-from data.transforms import batch_to_float, to_uint8
+from data.transforms import to_float, to_uint8
 from vae3d import LatentCodec, VideoVAE
 from vae3d.losses import Equivariance, LossWeights, reconstruction_loss
 from vae3d.lpips import LPIPS
@@ -111,12 +111,6 @@ class Autoencode(nn.Module):
         return reconstruction_loss(prediction, target, posterior, r, grid, self.weights, perceptual)
 
 
-@torch.no_grad()
-def reconstruct(vae: VideoVAE, frames: Tensor) -> Tensor:
-    """Frames ``(b, 3, t, h, w)`` through the mean of their latents, in [-1, 1]."""
-    return vae.forward(frames.to(vae.device, vae.dtype)).sample.float().clamp(-1, 1).cpu()
-
-
 def held_out(config: CropConfig, seed: int) -> dict[str, list[Tensor]]:
     """Batches of unseen clips, not of images: "world", and "real" if the manifest has rows of split ``val``."""
     moving = [batch for batch in config.batches if batch[1] > 1] or config.batches
@@ -135,14 +129,14 @@ def clips_as_trained(config: CropConfig, seed: int) -> list[Tensor]:
     return [batch for position in range(32) if len(batch := crops[position])]
 
 
-def validate(vae: VideoVAE, sets: dict[str, list[Tensor]], sheet: Path) -> dict[str, float]:
+def validate(codec: LatentCodec, sets: dict[str, list[Tensor]], sheet: Path) -> dict[str, float]:
     """Mean PSNR in dB and SSIM of each set; writes a clip of each batch, the original above the reconstruction."""
     scores: dict[str, list[float]] = {f"{name}_{figure}": [] for name in sets for figure in ("psnr", "ssim")}
     pairs: list[Pair] = []
     for name, batches in sets.items():
         for number, batch in enumerate(batches):
-            frames = batch_to_float(batch)
-            decoded = reconstruct(vae, frames)
+            frames = to_float(batch)
+            decoded = codec.decode(codec.encode(frames)).cpu()
             scores[f"{name}_psnr"] += psnr(decoded, frames).tolist()
             scores[f"{name}_ssim"] += ssim(decoded, frames).tolist()
             pairs.append(Pair(f"{name} {number}", batch[0], to_uint8(decoded[0]), 1.0))
@@ -153,7 +147,7 @@ def validate(vae: VideoVAE, sets: dict[str, list[Tensor]], sheet: Path) -> dict[
 @torch.no_grad()
 def latent_statistics(vae: VideoVAE, batches: list[Tensor]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each latent channel over batches of frames."""
-    latents = [vae.encode(batch_to_float(b).to(vae.device, vae.dtype)).latent_dist.mode().float() for b in batches]
+    latents = [vae.encode(to_float(b).to(vae.device, vae.dtype)).latent_dist.mode().float() for b in batches]
     flat = torch.cat([rearrange(z, "b c t h w -> (b t h w) c") for z in latents])
     return flat.mean(0).tolist(), flat.std(0).tolist()
 
@@ -214,7 +208,7 @@ def train(config: VAEConfig) -> None:
             with replace_folder(run_dir / "vae") as draft:
                 averaged.bfloat16().save_pretrained(draft)
             averaged.to(fast_dtype(engine.device))
-            scores = validate(averaged, validation, run_dir / "validation.png")
+            scores = validate(LatentCodec(averaged), validation, run_dir / "validation.png")
             progress.record(done, {f"validation/{name}": score for name, score in scores.items()})
             progress.say(f"step {done}: " + ", ".join(f"{name} {score:.4g}" for name, score in scores.items()))
             progress.plot("train/loss", "validation/world_psnr")
@@ -228,14 +222,15 @@ def train(config: VAEConfig) -> None:
             raise ValueError(nothing_to_read)
         set_learning_rate(engine, config.train, step)
         generator = keyed_generator(config.seed, step * world + rank, "noise")
-        loss, terms = engine(batch_to_float(batch).to(engine.device, vae.dtype), generator, perceptual)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step} on rank {rank}")
+        loss, terms = engine(to_float(batch).to(engine.device, vae.dtype), generator, perceptual)
+        figures = torch.stack([loss.detach(), *terms.values()]).tolist()  # at once: each by itself would wait for CUDA
+        if not math.isfinite(figures[0]):
+            raise FloatingPointError(f"the loss is {figures[0]} at step {step} on rank {rank}")
         engine.backward(loss)
         engine.step()
         ema.update(engine, step)
         done = step + 1
-        progress.step(done, {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}})
+        progress.step(done, dict(zip(["loss", *terms], figures, strict=True)))
         if done == config.train.max_steps or done % config.train.save_every == 0:
             publish(done, save_checkpoint(engine, ema, run_dir, done))
     progress.close()

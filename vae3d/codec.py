@@ -12,11 +12,14 @@ from vae3d.interop import Autoencoder, decode_whole, encode_whole, latent_spec, 
 from vae3d.model import VideoVAE
 from vae3d.streaming import DecodeStream, EncodeStream
 
-CHUNK = 8
-"""Latent frames that a `VideoVAE` takes at a time, so that memory for activations does not grow with duration.
+CHUNK = 4096
+"""Latent pixels of a clip that a `VideoVAE` takes at a time, so that memory for activations does not grow with
+duration: four latent frames of 256x256 pixels. In fp32 torch computes smaller chunks by a slower convolution."""
 
-With four, torch on one thread decodes one small clip by its slow conv3d, at a third of the speed.
-"""
+
+def chunk_length(height: int, width: int) -> int:
+    """Latent frames of ``height`` x ``width`` latent pixels that are taken at a time."""
+    return max(1, CHUNK // (height * width))
 
 
 class LatentCodec:
@@ -185,7 +188,8 @@ class CodecEncodeStream:
             self._kept.append(frames.to(vae.device, vae.dtype, copy=True))  # the caller may write into its own
             return self._nothing()
         frames = frames.to(vae.device, vae.dtype)
-        parts = [self._stream.push(part) for part in frames.split(CHUNK * codec.frame_rule[0], dim=2)]
+        length = chunk_length(frames.shape[3] // codec.grid, frames.shape[4] // codec.grid)
+        parts = [self._stream.push(part) for part in frames.split(length * codec.frame_rule[0], dim=2)]
         return codec.normalize(torch.cat(parts, dim=2).float())
 
     @torch.no_grad()
@@ -233,7 +237,9 @@ class CodecDecodeStream:
         if self._stream is None:
             self._kept.append(raw)
             return self._nothing()
-        parts = [self._stream.push(part).float().clamp(-1, 1) for part in raw.split(CHUNK, dim=2)]
+        parts = [
+            self._stream.push(part).float().clamp(-1, 1) for part in raw.split(chunk_length(*raw.shape[3:]), dim=2)
+        ]
         return torch.cat(parts, dim=2)
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.crops import CropConfig, Crops
 from data.manifest import has_split, read_manifest
 from data.seeding import draw_integer, keyed_generator
-from data.transforms import batch_to_float
+from data.transforms import to_float
 from data.world import sample_scene
 from vae3d.interop import Autoencoder, decode_whole
 from vae3d.losses import kl_per_value
@@ -173,7 +173,7 @@ def train_for(
     spent = 0.0
     vae.train()
     while (done := len(losses) / max_steps if max_steps else spent / seconds) < 1:
-        frames = batch_to_float(batches[draw_integer(len(batches), generator)]).to(device)
+        frames = to_float(batches[draw_integer(len(batches), generator)]).to(device)
         start = used_time(device)
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(done)
@@ -214,14 +214,14 @@ def fast_autocast(device: torch.device) -> torch.autocast:
 
 @torch.no_grad()
 def mean_psnr(vae: Autoencoder, batches: Sequence[Tensor]) -> float:
-    """Of all clips of batches, uint8 ``(b, t, h, w, 3)``, through the mean of their latents, in dB. What is no number
-    counts as grey."""
+    """Of all clips of batches, uint8 ``(b, t, h, w, 3)``, through the mean of their latents, in dB; NaN where the
+    autoencoder gives what is no number."""
     scores: list[float] = []
     for batch in tqdm(batches, desc="PSNR", leave=False, disable=None):
-        frames = batch_to_float(batch).to(vae.device)
+        frames = to_float(batch).to(vae.device)
         with fast_autocast(vae.device):
             prediction = decode_whole(vae, vae.encode(frames).latent_dist.mode())
-        scores += psnr(prediction.float().nan_to_num().clamp(-1, 1), frames).tolist()
+        scores += psnr(prediction.float().clamp(-1, 1), frames).tolist()
     return mean(scores)
 
 
