@@ -1,7 +1,7 @@
 """tools/train_vae.py: what a run writes, that it resumes bit for bit, and its parts."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,6 +61,27 @@ def test_a_run_stopped_half_way_ends_in_the_same_weights(tool: ModuleType, one_r
     for name in ("validation.png", "config.yaml", "loss.png"):
         assert (tmp_path / "resumed" / name).is_file()
     assert LatentCodec.from_pretrained(tmp_path / "resumed").frame_rule == (4, 1)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_a_frozen_encoder_gives_the_latents_it_gave(
+    tool: ModuleType, one_rank: None, tmp_path: Path, zero_stage: int
+) -> None:
+    config = run_config(tool, tmp_path / "run", init_from=str(tmp_path), zero_stage=zero_stage)
+    VideoVAE(**asdict(config.model), latents_mean=[0.1] * 4, latents_std=[2.0] * 4).bfloat16().save_pretrained(
+        tmp_path / "vae"
+    )
+    tool.train(replace(config, freeze_encoder=True))
+    given, trained = (LatentCodec.from_pretrained(path) for path in (tmp_path, tmp_path / "run"))
+    frames = torch.rand(1, 3, 5, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = given.encode(frames)
+    assert torch.equal(trained.encode(frames), latents)
+    assert not torch.equal(trained.decode(latents), given.decode(latents))
+
+
+def test_an_encoder_is_frozen_only_where_there_is_one(tool: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"freeze_encoder=true needs train\.init_from"):
+        replace(run_config(tool, tmp_path), freeze_encoder=True)
 
 
 def stop_at(step: int, function: Callable[..., None]) -> Callable[..., None]:

@@ -16,8 +16,6 @@ from vae3d import LatentCodec
 from video_dit import VideoDiT, VideoPipeline
 
 MEAN, STD = [0.1, -0.5, 0.3, 0.0], [0.5, 1.5, 0.25, 2.0]
-
-
 WAN: dict[str, Any] = {"z_dim": 4, "dim_mult": [1] * 4, "num_res_blocks": 1, "latents_mean": MEAN, "latents_std": STD}
 
 
@@ -123,9 +121,12 @@ def test_loads_by_path(kind: Kind, tmp_path: Path) -> None:
     x, codec = clip(1, 3, 1 + kind.r, kind.grid, 2 * kind.grid), LatentCodec(vae)
     assert torch.equal(loaded.encode(x), codec.encode(x))
     assert torch.equal(LatentCodec.from_pretrained(tmp_path).encode(x), codec.encode(x))
-    assert loaded.fingerprint() == codec.fingerprint()
+    assert loaded.fingerprint(decoder=True) == codec.fingerprint(decoder=True)
     with torch.no_grad():
-        next(vae.parameters()).mul_(1.5)
+        next(vae.decoder.parameters()).mul_(1.5)
+        assert loaded.fingerprint() == codec.fingerprint()  # its latents are as they were
+        assert loaded.fingerprint(decoder=True) != codec.fingerprint(decoder=True)
+        next(vae.encoder.parameters()).mul_(1.5)
     assert loaded.fingerprint() != codec.fingerprint()
 
 

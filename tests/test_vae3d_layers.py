@@ -12,6 +12,7 @@ from vae3d.layers import (
     Block,
     CausalConv3d,
     CausalDepthwiseConv3d,
+    InverseHaarLinear,
     ThinBlock,
     haar,
     haar_matrix,
@@ -38,6 +39,18 @@ def test_haar_keeps_energy_and_is_undone(levels: int) -> None:
     assert bands.shape == (2, 2, 3, 4, 3 * 8**levels)
     torch.testing.assert_close(bands.square().sum(), frames.square().sum())
     torch.testing.assert_close(inverse_haar(bands, levels), frames)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2])
+@torch.no_grad()
+def test_the_last_layer_is_a_linear_one_and_the_inverse_wavelet(levels: int) -> None:
+    layer, x = InverseHaarLinear(5, levels), normal(2, 2, 3, 4, 5)
+    expected = rearrange(inverse_haar(F.linear(x, layer.weight, layer.bias), levels), "b t h w c -> b c t h w")
+    torch.testing.assert_close(layer(x), expected)
+    rounded = layer.bfloat16()(x.bfloat16())
+    exact = InverseHaarLinear(5, levels)
+    exact.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(rounded, exact(x.bfloat16().float()))  # nothing of the result is rounded off
 
 
 def test_haar_of_a_flat_clip_is_in_the_lowest_band_alone() -> None:

@@ -79,7 +79,7 @@ def render_clips(seeds: range, folder: Path, workers: int) -> None:
 @torch.no_grad()
 def reconstruct_clips(seeds: range, folder: Path, codec: LatentCodec, device: torch.device) -> Path:
     """Pass clips through the codec; returns the folder of what came out."""
-    out = folder / codec.fingerprint()
+    out = folder / codec.fingerprint(decoder=True)
     out.mkdir(exist_ok=True)
     missing = [seed for seed in seeds if not clip_file(out, seed).exists()]
     parts = [part for size in dict.fromkeys(SIZES) for part in chunks([s for s in missing if size_of(s) == size], 8)]

@@ -71,6 +71,8 @@ class VAEConfig:
 
     run_dir: str = "runs/vae"
     seed: int = 0
+    freeze_encoder: bool = False
+    """Train the decoder alone: latents, and what was trained on them, stay as they are."""
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -79,6 +81,8 @@ class VAEConfig:
     def __post_init__(self) -> None:
         if self.train.accumulation != 1:
             raise ValueError("train.accumulation is not for the autoencoder: leave it out")
+        if self.freeze_encoder and not self.train.init_from:
+            raise ValueError("freeze_encoder=true needs train.init_from: give the folder of a trained autoencoder")
         r, s = self.model.time_factor, self.model.space_factor
         if min(r, s) < 1:
             raise ValueError(f"model.time_factor={r} and model.space_factor={s} must both be at least 1")
@@ -153,13 +157,15 @@ def latent_statistics(vae: VideoVAE, batches: list[Tensor]) -> tuple[list[float]
 
 
 def averaged_vae(vae: VideoVAE, state: dict[str, Tensor], batches: list[Tensor], device: torch.device) -> VideoVAE:
-    """A copy of ``vae`` with the averaged weights, as bf16 holds them, and the statistics of its latents."""
+    """A copy of ``vae`` with the averaged weights, as bf16 holds them, and the statistics of its latents: those of
+    ``batches``, or without any those of ``vae``."""
     weights = {name.removeprefix("vae."): tensor for name, tensor in state.items()}
     copy = VideoVAE.from_config(vae.config)
     copy.load_state_dict(weights)
     copy = copy.bfloat16().to(device=device, dtype=fast_dtype(device)).eval()
-    mean, std = latent_statistics(copy, batches)
-    copy.register_to_config(latents_mean=mean, latents_std=std)
+    if batches:
+        mean, std = latent_statistics(copy, batches)
+        copy.register_to_config(latents_mean=mean, latents_std=std)
     return copy
 
 
@@ -176,6 +182,7 @@ def build_vae(config: VAEConfig) -> VideoVAE:
     if not isinstance(vae, VideoVAE):
         raise ValueError(f"train.init_from={folder} holds a {type(vae).__name__}: this program trains a VideoVAE")
     check_start(asdict(config.model), vae.config, folder)
+    vae.encoder.requires_grad_(not config.freeze_encoder)
     return vae.train()
 
 
@@ -186,6 +193,7 @@ def train(config: VAEConfig) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir = Path(config.run_dir)
     module = Autoencode(vae, config.losses)
+    frozen = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
     engine = initialize(module, config.train)
     perceptual = LPIPS.from_folder(config.losses.lpips_weights).to(engine.device) if config.losses.lpips else None
     ema = EMA(engine, config.train.ema_decay)
@@ -197,14 +205,15 @@ def train(config: VAEConfig) -> None:
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
         validation = held_out(config.data, config.seed)
-        if not (statistics := clips_as_trained(config.data, config.seed)):
+        statistics = [] if config.freeze_encoder else clips_as_trained(config.data, config.seed)
+        if not (statistics or config.freeze_encoder):
             raise ValueError(nothing_to_read)
     progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0)
 
     def publish(done: int, folder: Path) -> None:
         """Write and measure the averaged weights of a checkpoint."""
         if rank == 0:
-            averaged = averaged_vae(vae, averaged_weights(module, folder), statistics, engine.device)
+            averaged = averaged_vae(vae, frozen | averaged_weights(module, folder), statistics, engine.device)
             with replace_folder(run_dir / "vae") as draft:
                 averaged.bfloat16().save_pretrained(draft)
             averaged.to(fast_dtype(engine.device))

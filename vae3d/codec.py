@@ -16,6 +16,9 @@ CHUNK = 4096
 """Latent pixels of a clip that a `VideoVAE` takes at a time, so that memory for activations does not grow with
 duration: four latent frames of 256x256 pixels. In fp32 torch computes smaller chunks by a slower convolution."""
 
+DECODER = ("decoder", "post_quant_conv", "thin")
+"""How the names of the decoder's weights and settings begin, in `VideoVAE` and in diffusers' autoencoders."""
+
 
 def chunk_length(height: int, width: int) -> int:
     """Latent frames of ``height`` x ``width`` latent pixels that are taken at a time."""
@@ -67,16 +70,19 @@ class LatentCodec:
         """Channels of the latents."""
         return self._spec.channels
 
-    def fingerprint(self) -> str:
-        """A hash of config and weights: latents of codecs that differ in it do not mix."""
+    def fingerprint(self, decoder: bool = False) -> str:
+        """A hash of the config and weights that make latents: those of codecs that differ in it do not mix. A better
+        decoder does not change it. decoder: count the decoder's as well, for what comes out of it."""
+        others = ("_",) if decoder else ("_", *DECODER)
         settings = sorted(
             (key, list(value) if isinstance(value, tuple) else value)  # as it comes back from a file
             for key, value in self.vae.config.items()
-            if not key.startswith("_")
+            if not key.startswith(others)
         )
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
         for name, tensor in sorted(self.vae.state_dict().items()):
-            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+            if not name.startswith(others):
+                digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def num_latent_frames(self, num_frames: int) -> int:

@@ -47,6 +47,26 @@ def inverse_haar(bands: Tensor, levels: int) -> Tensor:
     return bands
 
 
+class InverseHaarLinear(nn.Linear):
+    """Linear layer to the bands of colour frames, and `inverse_haar`, as one matrix.
+
+    It computes in fp32: what bf16 would round off differs from one group of frames to the next, and flickers.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__(channels, 3 * 8**levels)
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(b, t, h, w, channels)`` to fp32 frames ``(b, 3, t·p, h·p, w·p)`` with ``p = 2**levels``."""
+        p = 2**self.levels
+        bands = torch.cat([self.weight.T, self.bias[None]]).float()
+        matrix = inverse_haar(rearrange(bands, "i band -> i 1 1 1 band"), self.levels)
+        matrix = rearrange(matrix, "i pt ph pw c -> (c pt ph pw) i")
+        frames = F.linear(x.float(), matrix[:, :-1], matrix[:, -1])
+        return rearrange(frames, "b t h w (c pt ph pw) -> b c (t pt) (h ph) (w pw)", pt=p, ph=p, pw=p)
+
+
 class CausalConv3d(nn.Module):
     """3×3×3 convolution that sees this frame and the two before it; zeros stand before the first.
 

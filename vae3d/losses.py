@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vae3d.layers import haar
 from vae3d.lpips import LPIPS
+from vae3d.metrics import SEEN
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class LossWeights:
     wavelet: float = 0.02
     gradient: float = 0.02
     border: float = 0.2
+    pulse: float = 0.1
     kl: float = 1e-6
     equivariance: float = 0.0
     """Share of steps that decode transformed latents to transformed frames (see `Equivariance`)."""
@@ -34,7 +36,7 @@ class LossWeights:
     """Folder of the files that `vae3d.lpips.LPIPS` loads."""
 
     def __post_init__(self) -> None:
-        for name in ("mse", "l1", "wavelet", "gradient", "border", "kl", "lpips"):
+        for name in ("mse", "l1", "wavelet", "gradient", "border", "pulse", "kl", "lpips"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"losses.{name}={getattr(self, name)} must be 0 or more")
         if not 0 <= self.equivariance <= 1:
@@ -85,6 +87,22 @@ def border_l1(prediction: Tensor, target: Tensor, r: int, grid: int) -> Tensor:
     return loss
 
 
+def pulse(prediction: Tensor, target: Tensor, r: int) -> Tensor:
+    """How unevenly a clip changes from frame to frame within groups of ``r`` frames, squared.
+
+    Of each of the ``r`` steps from one group to the next: the logarithm of the mean change over that of the original.
+    All should be their mean; but a step that changes more than the original's need not change more still, else noise
+    in the calm steps would be as good as calm in the others.
+    """
+    if target.shape[2] <= r:
+        return target.new_zeros(())
+    steps = torch.stack([x.diff(dim=2).abs().mean(dim=(1, 3, 4)) for x in (prediction, target)])  # 2 b (k r)
+    steps = rearrange(steps, "n b (k r) -> n b r k", r=r).mean(dim=-1) + SEEN  # 2 b r
+    change = (steps[0] / steps[1]).log()
+    aim = change.detach().mean(dim=-1, keepdim=True)
+    return (change - change.detach().clamp(aim.clamp_max(0), aim)).square().mean()
+
+
 def kl_per_value(posterior: DiagonalGaussianDistribution, values: int) -> Tensor:
     """Kullback-Leibler divergence from the unit Gaussian, over the number of values in the frames encoded."""
     divergence = posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()
@@ -108,6 +126,7 @@ def reconstruction_loss(
         "wavelet": lambda: wavelet_l1(prediction, target, r),
         "gradient": lambda: gradient_l1(prediction, target),
         "border": lambda: border_l1(prediction, target, r, grid),
+        "pulse": lambda: pulse(prediction, target, r),
         "kl": lambda: kl_per_value(posterior, posterior.mean[:, :1].numel() * 3 * r * grid**2),
     }
     if perceptual is not None:

@@ -15,7 +15,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
 from torch import Tensor, nn
 
-from vae3d.layers import Block, State, ThinBlock, haar, inverse_haar, rms_norm, run_blocks
+from vae3d.layers import Block, InverseHaarLinear, State, ThinBlock, haar, rms_norm, run_blocks
 from vae3d.tiling import TiledState, run_tiled
 
 Patch = tuple[int, int, int]
@@ -62,12 +62,12 @@ class Decoder(nn.Module):
         thin_depth: int,
     ) -> None:
         super().__init__()
-        self.patch, self.levels = patch, levels
+        self.patch = patch
         self.from_latents = nn.Linear(z, width)
         self.blocks = nn.ModuleList(Block(width, ratio) for _ in range(depth))
         self.patch_out = nn.Linear(width, thin_width * math.prod(patch))
         self.thin_blocks = nn.ModuleList(ThinBlock(thin_width) for _ in range(thin_depth))
-        self.to_bands = nn.Linear(thin_width, 3 * 8**levels)
+        self.to_bands = InverseHaarLinear(thin_width, levels)
 
     def forward(self, z: Tensor, state: State | None) -> tuple[Tensor, State]:
         """``(b, z, t, h, w)`` to frames ``(b, 3, r·t, s·h, s·w)`` and the state after them."""
@@ -78,8 +78,7 @@ class Decoder(nn.Module):
         x = self.patch_out(rms_norm(x))
         x = rearrange(x, "b t h w (pt ph pw c) -> b (t pt) (h ph) (w pw) c", pt=pt, ph=ph, pw=pw)
         x, thin = run_blocks(self.thin_blocks, x, state[depth:] if state is not None else None)
-        x = inverse_haar(self.to_bands(x), self.levels)
-        return rearrange(x, "b t h w c -> b c t h w"), wide + thin
+        return self.to_bands(x), wide + thin
 
     @property
     def reach(self) -> int:
@@ -204,7 +203,7 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | Any:
-        """Decode a whole clip's latents ``(b, c, 1 + k, h, w)`` to frames ``(b, 3, 1 + r·k, s·h, s·w)``."""
+        """Decode a whole clip's latents ``(b, c, 1 + k, h, w)`` to fp32 frames ``(b, 3, 1 + r·k, s·h, s·w)``."""
         self.check_latents(z)
         if min(z.shape) < 1:
             raise ValueError(f"latents of shape {tuple(z.shape)} are empty: give at least one latent frame")
