@@ -18,6 +18,7 @@ from video_dit.evaluation.equal_training import (
     HELD,
     Footage,
     TrainOptions,
+    build_optimizers,
     fast_autocast,
     load_footage,
     mean_and_error,
@@ -70,6 +71,16 @@ def test_the_loss_falls_and_the_seed_decides_it(own: Candidate, batches: list[Te
     assert runs[0].losses != runs[2].losses
     assert len(runs[0].losses) == 15
     assert min(runs[0].losses[-3:]) < 0.5 * max(runs[0].losses[:3])
+
+
+def test_muon_turns_the_matrices_and_adamw_the_rest(own: Candidate, batches: list[Tensor]) -> None:
+    vae = own.build()
+    adamw, muon = build_optimizers(vae, 1e-3, "muon")
+    assert all(p.ndim == 2 for p in muon.param_groups[0]["params"])
+    assert all(p.ndim == 1 for p in adamw.param_groups[0]["params"])
+    assert sum(len(one.param_groups[0]["params"]) for one in (adamw, muon)) == len(list(vae.parameters()))
+    losses = train_for(vae, batches, math.inf, 0, 1e-3, max_steps=15, optimizer="muon").losses
+    assert min(losses[-3:]) < 0.5 * max(losses[:3])
 
 
 def test_training_ends_when_its_time_is_over(own: Candidate, batches: list[Tensor]) -> None:

@@ -1,7 +1,9 @@
-"""Measure ours against others in one run: FLOPs, time, memory, and what equal training time makes of each.
+r"""Measure ours against others in one run: FLOPs, time, memory, and what equal training time makes of each.
 
 python tools/benchmark.py vae
 python tools/benchmark.py vae --against wan cogvideox --train-seconds 600 --manifest clips.csv --seeds 3
+python tools/benchmark.py vae --against --train-seconds 120 --optimizer muon --config vae_tiny.yaml \
+    "vae_tiny.yaml model.decoder_width=384"
 """
 
 import argparse
@@ -43,6 +45,7 @@ def run_vae(args: argparse.Namespace) -> dict:
         device=args.device,
         world_clips=args.train_clips,
         test_clips=args.test_clips,
+        optimizer=args.optimizer,
     )
     options = VAEBenchmark(
         configs=args.config,
@@ -65,7 +68,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = vae.add_argument
     rivals, kinds = ("wan", "cogvideox", "ltx", "hunyuan"), ("published", "shrunk")
     lengths, default = [5.0, 60.0], "(default: %(default)s)"
-    add("--config", nargs="+", default=["vae_base.yaml"], help=f"of tools/train_vae.py {default}")
+    add(
+        "--config",
+        nargs="+",
+        default=["vae_base.yaml"],
+        help=f'of tools/train_vae.py; "FILE model.key=value" for a change of it {default}',
+    )
     add("--against", nargs="*", choices=rivals, default=["wan", "cogvideox"], help=default)
     add("--rivals", nargs="+", choices=kinds, default=list(kinds), help=f"shrunk: to our parameters {default}")
     add("--frames", type=at_least(1), default=17, help=f"of the clip, 1 + 4k {default}")
@@ -82,6 +90,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--train-clips", type=at_least(1), default=200, help=f"renders of the world to train on {default}")
     add("--test-clips", type=at_least(1), default=16, help=f"renders of the unseen world {default}")
     add("--lr", type=positive, nargs="+", default=[3e-4, 1e-3, 3e-3], help=f"the best of these is taken {default}")
+    add("--optimizer", choices=("adamw", "muon"), default="adamw", help=f"muon at ten times the rate {default}")
     add("--seeds", type=at_least(1), default=1, help=f"trainings with the best rate {default}")
     add("--manifest", type=Path, metavar="FILE", help="real clips as well: split train to train on, test to test")
     add("--json", type=Path, metavar="FILE", help="write the figures there as well")

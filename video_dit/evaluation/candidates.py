@@ -1,6 +1,7 @@
 """The autoencoders that are compared: ours, and those of diffusers as published or with as many parameters as ours."""
 
 import inspect
+import re
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -85,14 +86,22 @@ class Profile:
 def ours(config: str) -> Candidate:
     """The autoencoder of the section ``model`` of a config of tools/train_vae.py, with latents of unit variance.
 
+    Args:
+        config: a file, and after it what differs: "vae_tiny.yaml model.decoder_width=256".
     Raises:
         ValueError: there is no such file, or no such section in it, or `VideoVAE` has no such arguments.
     """
     from video_dit.config import find_config  # imports DeepSpeed, which measured processes do without
 
-    path = find_config(config)
+    file, *overrides = re.split(r"\s+(?=[\w.]+=)", config)
+    path = find_config(file)
+    for override in overrides:
+        if not re.fullmatch(r"model\.\w+=.+", override):
+            raise ValueError(f"--config {config}: {override} must be model.key=value")
     try:
         loaded = OmegaConf.load(path)
+        if isinstance(loaded, DictConfig):
+            loaded.merge_with_dotlist(overrides)
         section = loaded.get("model") if isinstance(loaded, DictConfig) else None
         if not isinstance(section, DictConfig):
             raise ValueError(f"--config {config} has no section model: give one of tools/train_vae.py")
@@ -104,7 +113,8 @@ def ours(config: str) -> Candidate:
         raise ValueError(f"--config {config}: model.{unknown[0]} is unknown: use some of {', '.join(known)}")
     channels = settings.get("latent_channels", known["latent_channels"])
     settings |= {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
-    candidate = Candidate(f"ours, {path.stem}", "ours", "ours", VideoVAE, settings)
+    name = " ".join(["ours,", path.stem, *(override.removeprefix("model.") for override in overrides)])
+    candidate = Candidate(name, "ours", "ours", VideoVAE, settings)
     try:
         count_parameters(candidate)
     except TypeError as error:

@@ -12,7 +12,7 @@ from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.crops import CropConfig, Crops
@@ -44,6 +44,8 @@ class TrainOptions:
         frames, size, batch: of a batch's clips, which are square; whole clips are tested at twice that size.
         batches: kept in memory, and drawn from at random.
         rates: learning rates to choose from.
+        optimizer: "adamw", or "muon" for all matrices, at ten times the rate, and AdamW for the rest. The weights of
+            convolutions are matrices in `VideoVAE` alone.
         seeds: trainings with the best rate, from other weights and in another order.
         manifest: real clips; rows of split ``train`` are trained on, half of the time, and those of ``test`` tested.
         world_clips: renders to train on. test_clips: unseen ones. threads: of the CPU. device: "cpu" or "cuda".
@@ -59,6 +61,7 @@ class TrainOptions:
     manifest: Path | None
     threads: int
     device: str
+    optimizer: str = "adamw"
     batches: int = 256
     world_clips: int = 200
     test_clips: int = 16
@@ -154,8 +157,9 @@ def train_for(
     seed: int,
     rate: float,
     max_steps: int | None = None,
+    optimizer: str = "adamw",
 ) -> Training:
-    """Train any autoencoder of diffusers' interface in place: squared error and a little divergence, AdamW.
+    """Train any autoencoder of diffusers' interface in place: squared error and a little divergence.
 
     Args:
         vae: with fp32 weights; computes in bf16 where its device is fast in it.
@@ -163,34 +167,46 @@ def train_for(
         seconds: of its steps alone, as `TrainOptions` counts them; ``max_steps`` ends it instead where it is given,
             and makes the result a function of weights, batches and seed.
         seed: of the order and of the latents' noise. rate: the learning rate's height (see `schedule`).
+        optimizer: as in `TrainOptions`.
     Returns:
         The loss of each step. It ends early where the loss is not finite.
     """
     device = vae.device
     generator = keyed_generator(seed, "equal training")
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizers = build_optimizers(vae, rate, optimizer)
+    groups = [(group, group["lr"]) for one in optimizers for group in one.param_groups]
     losses: list[float] = []
     spent = 0.0
     vae.train()
     while (done := len(losses) / max_steps if max_steps else spent / seconds) < 1:
         frames = to_float(batches[draw_integer(len(batches), generator)]).to(device)
         start = used_time(device)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * schedule(done)
+        for group, height in groups:
+            group["lr"] = height * schedule(done)
         with fast_autocast(device):
             posterior = vae.encode(frames).latent_dist
             prediction = decode_whole(vae, posterior.sample(generator))
         loss = F.mse_loss(prediction.float(), frames) + KL_WEIGHT * kl_per_value(posterior, frames.numel())
-        optimizer.zero_grad()
+        vae.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        for one in optimizers:
+            one.step()
         losses.append(loss.item())
         spent += used_time(device) - start
         if not math.isfinite(losses[-1]):
             break
     vae.eval()
     return Training(losses, spent)
+
+
+def build_optimizers(vae: Autoencoder, rate: float, name: str) -> list[torch.optim.Optimizer]:
+    """Those of `TrainOptions.optimizer` ``name`` over all parameters."""
+    parameters: list[nn.Parameter] = list(vae.parameters())
+    by_muon = [p for p in parameters if name == "muon" and p.ndim == 2]
+    others = [p for p in parameters if name != "muon" or p.ndim != 2]
+    adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
+    return [adamw, torch.optim.Muon(by_muon, lr=10 * rate, weight_decay=0.0)] if by_muon else [adamw]
 
 
 def schedule(done: float) -> float:
@@ -230,7 +246,7 @@ def run_trial(
 ) -> tuple[Trial, Autoencoder]:
     """Build, train, and measure on the held batches alone."""
     vae = candidate.build(seed=seed, device=options.device)
-    training = train_for(vae, footage.train, options.seconds, seed, rate, options.max_steps)
+    training = train_for(vae, footage.train, options.seconds, seed, rate, options.max_steps, options.optimizer)
     held = -math.inf if training.diverged else mean_psnr(vae, footage.held)
     return Trial(rate, seed, len(training.losses), training.seconds, held, {}), vae
 
