@@ -176,13 +176,10 @@ def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> De
 
 def averaged_pipeline(module: Denoiser, folder: Path, codec: LatentCodec, device: torch.device) -> VideoPipeline:
     """A pipeline with the averaged weights that a checkpoint holds, in bf16; frozen weights are the module's own."""
-    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
-    with deepspeed.zero.GatheredParameters(list(frozen.values())):  # stage 3 cuts these up as well
-        weights = {name: p.detach().clone() for name, p in frozen.items()} | averaged_weights(module, folder)
     transformer = VideoDiT.from_config(module.transformer.config)
     text_encoder = type(module.text_encoder)(module.text_encoder.config)
     copy = Denoiser(transformer, module.tokenizer, text_encoder)
-    copy.load_state_dict(weights, strict=False)
+    copy.load_state_dict(averaged_weights(module, folder), strict=False)
     copy.to(device=device, dtype=torch.bfloat16).eval()
     return VideoPipeline(
         transformer=transformer,

@@ -67,15 +67,15 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
 
 def to_float(frames: Tensor) -> Tensor:
     """uint8 `(t, h, w, c)` to float32 `(c, t, h, w)` in [-1, 1]; likewise a batch of them, `(b, t, h, w, c)`."""
-    check_frames(frames.flatten(0, 1) if frames.ndim == 5 else frames)
+    check_frames(frames, batch=frames.ndim == 5)
     return rearrange(frames, "... t h w c -> ... c t h w").float() / 127.5 - 1
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """Float `(c, t, h, w)` in [-1, 1] to uint8 `(t, h, w, c)`; values outside are clipped. The exact inverse
-    of `to_float`."""
+    """Float `(c, t, h, w)` in [-1, 1] to uint8 `(t, h, w, c)`, or a batch; values outside are clipped. The exact
+    inverse of `to_float`."""
     levels = ((frames.float() + 1) * 127.5).round().clamp(0, 255)
-    return rearrange(levels, "c t h w -> t h w c").to(torch.uint8)
+    return rearrange(levels, "... c t h w -> ... t h w c").to(torch.uint8)
 
 
 def nearest_size(height: int, width: int, pixels: int, grid: int) -> tuple[int, int]:
@@ -114,9 +114,9 @@ def resample_indices(times: np.ndarray, end: float, frame_rate: float, start: fl
     return np.maximum(np.searchsorted(times, samples, side="right") - 1, 0)
 
 
-def check_frames(frames: Tensor) -> None:
-    """Raise `ValueError` unless `frames` is uint8 `(t, h, w, c)` and not empty."""
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.numel() == 0:
+def check_frames(frames: Tensor, batch: bool = False) -> None:
+    """Raise `ValueError` unless `frames` is uint8 `(t, h, w, c)`, or a `batch` of such, and not empty."""
+    if frames.dtype != torch.uint8 or frames.ndim != 4 + batch or frames.numel() == 0:
         raise ValueError(
             f"frames are {frames.dtype} {tuple(frames.shape)} and must be uint8 (t, h, w, c), not empty: "
             "convert floats with data.transforms.to_uint8"

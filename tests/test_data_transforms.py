@@ -73,6 +73,9 @@ def test_float_and_back_is_exact() -> None:
     assert floats.shape == (3, 2, 8, 16)
     assert floats.min() == -1 and floats.max() == 1
     assert torch.equal(to_uint8(floats), frames)
+    batch = torch.stack([frames, frames.flip(1)])
+    assert torch.equal(to_float(batch)[0], floats)
+    assert torch.equal(to_uint8(to_float(batch)), batch)
     assert to_uint8(torch.tensor([-1.5, 1.5]).reshape(1, 2, 1, 1)).flatten().tolist() == [0, 255]
 
 

@@ -1,6 +1,7 @@
 """`LatentCodec`: normalised latents, streams of them, and its errors."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vae3d import LatentCodec, VideoVAE
-from vae3d.codec import chunk_length
 
 
 def clip(*shape: int, seed: int = 0) -> Tensor:
@@ -76,20 +76,23 @@ def test_streams_equal_the_whole_calls(codec: LatentCodec) -> None:
 
 @torch.no_grad()
 def test_long_clips_are_taken_in_chunks_and_equal_one_pass(codec: LatentCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vae3d.codec.CHUNK", 35)
-    assert chunk_length(2, 2) == 8
-    assert chunk_length(9, 9) == 1  # of a large frame as well
-    taken: list[int] = []  # latent frames at a time
-    for module in (codec.vae.encoder.blocks[0], codec.vae.decoder.blocks[0]):
-        module.register_forward_hook(lambda _, given, __: taken.append(given[0].shape[1]))
-    x = clip(1, 3, 1 + 4 * 21, 16, 16)
-    latents = codec.encode(x)
-    frames = codec.decode(latents)
-    assert sum(taken) == 2 * 22
-    assert max(taken) <= 8
+    monkeypatch.setattr("vae3d.codec.CHUNK_PIXELS", 8 * 4 * 16 * 24 + 100)
+    assert codec.chunk_length(2, 3) == 8
+    assert codec.chunk_length(90, 90) == 1  # of a large frame as well
+    x = clip(1, 3, 1 + 4 * 21, 16, 24)
+    latents, encoded = chunks_of(codec.vae.encoder.blocks[0], lambda: codec.encode(x))
+    frames, decoded = chunks_of(codec.vae.decoder.blocks[0], lambda: codec.decode(latents))
+    assert encoded == decoded == [8, 8, 6]
     raw = codec.vae.encode(x).latent_dist.mode()
     assert (codec.denormalize(latents) - raw).abs().max() <= 1e-4
     assert (frames - codec.vae.decode(raw).sample.clamp(-1, 1)).abs().max() <= 1e-4
+
+
+def chunks_of(block: torch.nn.Module, run: Callable[[], Tensor]) -> tuple[Tensor, list[int]]:
+    """The result of ``run`` and the latent frames that the block was given each time."""
+    taken: list[int] = []
+    with block.register_forward_hook(lambda _, given, __: taken.append(given[0].shape[1])):
+        return run(), taken
 
 
 def test_encoding_and_decoding_keep_no_graph(codec: LatentCodec) -> None:
@@ -168,7 +171,19 @@ def test_bad_frames_are_named(codec: LatentCodec, frames: Tensor, message: str) 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 2, 2, 2), (1, 1, 2, 2, 2), (4, 2, 2, 2)])
+def test_the_fingerprint_is_of_what_makes_latents() -> None:
+    encoder = {"latent_channels": 4, "encoder_width": 8, "encoder_depth": 1, "latents_mean": [0.0] * 4}
+    decoder = {"decoder_width": 8, "decoder_depth": 1, "thin_width": 4, "thin_depth": 1, "latents_std": [1.0] * 4}
+    vaes = [VideoVAE(**encoder, **decoder | change) for change in ({}, {"decoder_depth": 2, "thin_width": 8})]
+    vaes[1].encoder.load_state_dict(vaes[0].encoder.state_dict())
+    codecs = [LatentCodec(vae) for vae in vaes]
+    assert codecs[0].fingerprint() == codecs[1].fingerprint()
+    assert codecs[0].fingerprint(decoder=True) != codecs[1].fingerprint(decoder=True)
+    vaes[1].register_to_config(latents_std=[2.0] * 4)
+    assert LatentCodec(vaes[1]).fingerprint() != codecs[0].fingerprint()
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 2, 2, 2), (1, 1, 2, 2, 2), (4, 2, 2, 2), (1, 4, 2, 0, 3)])
 def test_bad_latents_are_named(codec: LatentCodec, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{shape} must be (b, 4, t, h, w)")) as error:
         codec.decode(torch.zeros(shape))

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from vae3d.losses import Equivariance, LossWeights, border_l1, gradient_l1, pulse, reconstruction_loss, wavelet_l1
+from vae3d.losses import (
+    Equivariance,
+    LossWeights,
+    border_l1,
+    gradient_l1,
+    reconstruction_loss,
+    temporal_blocking,
+    wavelet_l1,
+)
 from vae3d.lpips import LPIPS
 
 
@@ -32,7 +40,7 @@ def test_a_perfect_reconstruction_costs_nothing() -> None:
 def test_the_total_is_the_weighted_sum() -> None:
     x, y = normal(2, 3, 5, 16, 16), normal(2, 3, 5, 16, 16, seed=1)
     posterior = DiagonalGaussianDistribution(normal(2, 8, 2, 2, 2, seed=2))
-    names = ["mse", "l1", "wavelet", "gradient", "border", "pulse", "kl"]
+    names = ["mse", "l1", "wavelet", "gradient", "border", "temporal_blocking", "kl"]
     weights = LossWeights(**{name: 0.5 * (number + 1) for number, name in enumerate(names)})
     total, terms = reconstruction_loss(x, y, posterior, 4, 8, weights)
     assert set(terms) == set(names)
@@ -46,7 +54,9 @@ def test_the_total_is_the_weighted_sum() -> None:
 
 def test_a_term_of_weight_0_is_not_computed() -> None:
     x, y = normal(1, 3, 5, 16, 16), normal(1, 3, 5, 16, 16, seed=1)
-    _, terms = reconstruction_loss(x, y, standard(1), 4, 8, LossWeights(gradient=0, wavelet=0, border=0, pulse=0))
+    _, terms = reconstruction_loss(
+        x, y, standard(1), 4, 8, LossWeights(gradient=0, wavelet=0, border=0, temporal_blocking=0)
+    )
     assert set(terms) == {"mse", "l1", "kl"}
 
 
@@ -55,7 +65,9 @@ def test_the_perceptual_term_is_weighted_as_the_others() -> None:
     perceptual = LPIPS()
     with torch.no_grad():
         perceptual.heads[0].fill_(1.0)
-    weights = LossWeights(mse=0, l1=0, wavelet=0, gradient=0, border=0, pulse=0, kl=0, lpips=0.5, lpips_weights="there")
+    weights = LossWeights(
+        mse=0, l1=0, wavelet=0, gradient=0, border=0, temporal_blocking=0, kl=0, lpips=0.5, lpips_weights="there"
+    )
     total, terms = reconstruction_loss(x, y, standard(1), 4, 8, weights, perceptual)
     assert terms["lpips"] > 0
     torch.testing.assert_close(total, 0.5 * terms["lpips"])
@@ -113,7 +125,7 @@ def test_wavelet_loss_counts_frame_0_as_the_autoencoder_sees_it() -> None:
     assert wavelet_l1(normal(1, 3, 1, 8, 8), x[:, :, :1], 4) > 0
 
 
-def test_gradient_loss_ignores_a_constant_and_sees_a_pulse() -> None:
+def test_gradient_loss_ignores_a_constant_and_sees_a_temporal_blocking() -> None:
     x = normal(1, 3, 5, 16, 16)
     assert gradient_l1(x + 0.3, x) < 1e-5
     pulse = x.clone()
@@ -154,10 +166,10 @@ def test_a_picture_of_one_patch_has_no_borders() -> None:
 
 def test_a_pulse_costs_and_blur_does_not() -> None:
     x = normal(2, 3, 9, 8, 8)
-    assert pulse(0.5 * x, x, 4) < 1e-3  # all steps half as large
+    assert temporal_blocking(0.5 * x, x, 4) < 1e-3  # all steps half as large
     pulsing = x.clone()
     pulsing[:, :, 5:] += 5  # a step at the border of two groups
-    assert pulse(pulsing, x, 4) > 0.05
+    assert temporal_blocking(pulsing, x, 4) > 0.05
 
 
 @pytest.mark.parametrize(("size", "calm_grow"), [(0.2, True), (3.0, False)])
@@ -166,7 +178,7 @@ def test_a_pulse_is_never_mended_by_more_change_than_the_original_has(size: floa
     changes = size * normal(1, 3, 8, 8, 8, seed=1)
     changes[:, :, ::4] *= 3  # from group to group
     changes.requires_grad_()
-    pulse(F.pad(changes.cumsum(dim=2), (0, 0, 0, 0, 1, 0)), x, 4).backward()
+    temporal_blocking(F.pad(changes.cumsum(dim=2), (0, 0, 0, 0, 1, 0)), x, 4).backward()
     assert changes.grad is not None
     downhill = -(changes.grad * changes).sum(dim=(0, 1, 3, 4))  # of a step: whether its change is to grow
     assert (downhill[::4] < 0).all()
@@ -175,8 +187,8 @@ def test_a_pulse_is_never_mended_by_more_change_than_the_original_has(size: floa
 
 
 @pytest.mark.parametrize("frames", [1, 4])
-def test_less_than_a_group_has_no_pulse(frames: int) -> None:
-    assert pulse(normal(1, 3, frames, 8, 8), normal(1, 3, frames, 8, 8, seed=1), 4) == 0
+def test_less_than_a_group_has_no_temporal_blocking(frames: int) -> None:
+    assert temporal_blocking(normal(1, 3, frames, 8, 8), normal(1, 3, frames, 8, 8, seed=1), 4) == 0
 
 
 TRANSFORMS = [Equivariance(a, b, s) for a in (False, True) for b in (False, True) for s in (1.0, 0.75, 0.5)]

@@ -1,5 +1,7 @@
 """What ours must reach: met, not met, or not measured."""
 
+import math
+
 import pytest
 
 from video_dit.evaluation.candidates import Candidate, Kind, Profile, Rival, of_width, published
@@ -61,6 +63,13 @@ def test_a_rival_shrunk_to_another_of_ours_does_not_count() -> None:
 def test_a_rival_that_failed_was_not_measured() -> None:
     failed = Row(rival("wan", "published"), None, None, "no memory")
     assert of(requirements([row(OWN, 1.0), failed], {}, []), "as wan, published")[0].met is None
+
+
+def test_quality_of_one_that_diverged_is_not_measured() -> None:
+    own, other = trained(OWN, 30.0, 28.0), trained(rival("wan", "shrunk"), math.nan, 27.0)
+    world, real = of(requirements([row(OWN, 1.0)], {}, [own, other]), "that of wan")
+    assert (world.value, world.met) == (None, None)
+    assert (real.value, real.met) == (1.0, True)
 
 
 def test_quality_is_told_for_each_group_of_clips() -> None:

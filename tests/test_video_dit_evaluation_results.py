@@ -71,5 +71,15 @@ def test_training_has_its_mean_and_error() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_a_seed_that_diverged_is_told_and_ends_nothing() -> None:
+    final = [Trial(1e-3, seed, 100, 9.0, -math.inf, {"world": score}) for seed, score in ((0, 20.0), (1, math.nan))]
+    trained = Trained(ENTRY, [], final)
+    assert trained.line().endswith("world nan")
+    found = trained_as_json(trained)
+    assert found["psnr_db"]["world"] == {"mean": None, "standard_error": None}
+    assert [trial["psnr_db"] for trial in found["trials_of_each_seed"]] == [{"world": 20.0}, {"world": None}]
+    json.dumps(found, allow_nan=False)
+
+
 def test_one_value_has_no_error() -> None:
     assert mean_as_text([20.0]) == "20.00"

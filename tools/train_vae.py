@@ -156,14 +156,16 @@ def latent_statistics(vae: VideoVAE, batches: list[Tensor]) -> tuple[list[float]
     return flat.mean(0).tolist(), flat.std(0).tolist()
 
 
-def averaged_vae(vae: VideoVAE, state: dict[str, Tensor], batches: list[Tensor], device: torch.device) -> VideoVAE:
-    """A copy of ``vae`` with the averaged weights, as bf16 holds them, and the statistics of its latents: those of
-    ``batches``, or without any those of ``vae``."""
+def averaged_vae(
+    vae: VideoVAE, state: dict[str, Tensor], batches: list[Tensor] | None, device: torch.device
+) -> VideoVAE:
+    """A copy of ``vae`` with the averaged weights, as bf16 holds them. The statistics of its latents are those of
+    ``batches``; None keeps those of ``vae``."""
     weights = {name.removeprefix("vae."): tensor for name, tensor in state.items()}
     copy = VideoVAE.from_config(vae.config)
     copy.load_state_dict(weights)
     copy = copy.bfloat16().to(device=device, dtype=fast_dtype(device)).eval()
-    if batches:
+    if batches is not None:
         mean, std = latent_statistics(copy, batches)
         copy.register_to_config(latents_mean=mean, latents_std=std)
     return copy
@@ -193,7 +195,6 @@ def train(config: VAEConfig) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir = Path(config.run_dir)
     module = Autoencode(vae, config.losses)
-    frozen = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
     engine = initialize(module, config.train)
     perceptual = LPIPS.from_folder(config.losses.lpips_weights).to(engine.device) if config.losses.lpips else None
     ema = EMA(engine, config.train.ema_decay)
@@ -205,15 +206,16 @@ def train(config: VAEConfig) -> None:
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
         validation = held_out(config.data, config.seed)
-        statistics = [] if config.freeze_encoder else clips_as_trained(config.data, config.seed)
-        if not (statistics or config.freeze_encoder):
+        statistics = None if config.freeze_encoder else clips_as_trained(config.data, config.seed)
+        if statistics == []:
             raise ValueError(nothing_to_read)
     progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0)
 
     def publish(done: int, folder: Path) -> None:
-        """Write and measure the averaged weights of a checkpoint."""
+        """Write and measure the averaged weights of a checkpoint; all ranks call it."""
+        weights = averaged_weights(module, folder)
         if rank == 0:
-            averaged = averaged_vae(vae, frozen | averaged_weights(module, folder), statistics, engine.device)
+            averaged = averaged_vae(vae, weights, statistics, engine.device)
             with replace_folder(run_dir / "vae") as draft:
                 averaged.bfloat16().save_pretrained(draft)
             averaged.to(fast_dtype(engine.device))

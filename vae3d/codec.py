@@ -12,17 +12,13 @@ from vae3d.interop import Autoencoder, decode_whole, encode_whole, latent_spec, 
 from vae3d.model import VideoVAE
 from vae3d.streaming import DecodeStream, EncodeStream
 
-CHUNK = 4096
-"""Latent pixels of a clip that a `VideoVAE` takes at a time, so that memory for activations does not grow with
-duration: four latent frames of 256x256 pixels. In fp32 torch computes smaller chunks by a slower convolution."""
+CHUNK_PIXELS = 16 * 256 * 256
+"""Pixels of each clip that a `VideoVAE` takes at a time, so that memory for activations does not grow with duration.
+With half as many, torch computes `vae_tiny` in fp32 by a convolution that is slower."""
 
 DECODER = ("decoder", "post_quant_conv", "thin")
-"""How the names of the decoder's weights and settings begin, in `VideoVAE` and in diffusers' autoencoders."""
-
-
-def chunk_length(height: int, width: int) -> int:
-    """Latent frames of ``height`` x ``width`` latent pixels that are taken at a time."""
-    return max(1, CHUNK // (height * width))
+"""How the names of weights and settings begin that are the decoder's: all such weights, in `VideoVAE` and in diffusers'
+autoencoders, and all such settings of `VideoVAE`."""
 
 
 class LatentCodec:
@@ -85,6 +81,10 @@ class LatentCodec:
                 digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    def chunk_length(self, height: int, width: int) -> int:
+        """Latent frames of ``height`` x ``width`` latent pixels that a `VideoVAE` takes at a time, at least one."""
+        return max(1, CHUNK_PIXELS // (self.frame_rule[0] * self.grid**2 * height * width))
+
     def num_latent_frames(self, num_frames: int) -> int:
         """``1 + k`` for ``num_frames = 1 + r·k``.
 
@@ -108,9 +108,9 @@ class LatentCodec:
 
     def check_latents(self, latents: Tensor) -> None:
         """Raises ValueError unless ``latents`` is ``(b, latent_channels, t, h, w)`` and holds finite numbers."""
-        if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
+        if latents.ndim != 5 or latents.shape[1] != self.latent_channels or not latents.shape[3] * latents.shape[4]:
             raise ValueError(
-                f"latents of shape {tuple(latents.shape)} must be (b, {self.latent_channels}, t, h, w): "
+                f"latents of shape {tuple(latents.shape)} must be (b, {self.latent_channels}, t, h, w), h and w not 0: "
                 "give latents of this autoencoder"
             )
         if not latents.isfinite().all():
@@ -194,7 +194,7 @@ class CodecEncodeStream:
             self._kept.append(frames.to(vae.device, vae.dtype, copy=True))  # the caller may write into its own
             return self._nothing()
         frames = frames.to(vae.device, vae.dtype)
-        length = chunk_length(frames.shape[3] // codec.grid, frames.shape[4] // codec.grid)
+        length = codec.chunk_length(frames.shape[3] // codec.grid, frames.shape[4] // codec.grid)
         parts = [self._stream.push(part) for part in frames.split(length * codec.frame_rule[0], dim=2)]
         return codec.normalize(torch.cat(parts, dim=2).float())
 
@@ -243,10 +243,9 @@ class CodecDecodeStream:
         if self._stream is None:
             self._kept.append(raw)
             return self._nothing()
-        parts = [
-            self._stream.push(part).float().clamp(-1, 1) for part in raw.split(chunk_length(*raw.shape[3:]), dim=2)
-        ]
-        return torch.cat(parts, dim=2)
+        parts = raw.split(self._codec.chunk_length(*raw.shape[3:]), dim=2)
+        frames = [self._stream.push(part).clamp(-1, 1) for part in parts]
+        return torch.cat(frames, dim=2)
 
     @torch.no_grad()
     def finish(self) -> Tensor:

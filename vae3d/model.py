@@ -67,7 +67,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, ratio) for _ in range(depth))
         self.patch_out = nn.Linear(width, thin_width * math.prod(patch))
         self.thin_blocks = nn.ModuleList(ThinBlock(thin_width) for _ in range(thin_depth))
-        self.to_bands = InverseHaarLinear(thin_width, levels)
+        self.to_bands = InverseHaarLinear(thin_width, levels)  # and from there to frames
 
     def forward(self, z: Tensor, state: State | None) -> tuple[Tensor, State]:
         """``(b, z, t, h, w)`` to frames ``(b, 3, r·t, s·h, s·w)`` and the state after them."""

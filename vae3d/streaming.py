@@ -66,7 +66,7 @@ class DecodeStream:
     def push(self, latents: Tensor) -> Tensor:
         """Take the next latent frames ``(b, c, k, h, w)``, not normalised, k ≥ 0.
 
-        Returns their frames ``(b, 3, n, s·h, s·w)``: n = 1 + r·(k − 1) at the start of the clip, later r·k.
+        Returns their fp32 frames ``(b, 3, n, s·h, s·w)``: n = 1 + r·(k − 1) at the start of the clip, later r·k.
 
         Raises:
             ValueError: wrong rank or channels.
@@ -75,7 +75,7 @@ class DecodeStream:
         b, _, k, h, w = latents.shape
         s = self._vae.config.space_factor
         if k == 0:
-            return latents.new_zeros(b, 3, 0, s * h, s * w)
+            return latents.new_zeros(b, 3, 0, s * h, s * w, dtype=torch.float32)
         frames, self._state = self._vae.decode_chunk(latents, self._state)
         return frames
 

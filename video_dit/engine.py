@@ -195,13 +195,15 @@ def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path) -> int:
 
 
 def averaged_weights(module: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of all ranks in ``folder`` as a state dict, in the parameters' own shapes, fp32.
-
-    Frozen parameters and buffers are not in it.
+    """The averaged weights of all ranks in ``folder`` as a state dict, in the parameters' own shapes, fp32; frozen ones
+    are the module's. All ranks call it. Buffers are not in it.
     """
+    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    with deepspeed.zero.GatheredParameters(list(frozen.values())):  # stage 3 cuts these up as well
+        given = {name: p.detach().float().clone() for name, p in frozen.items()}
     shapes = {n: getattr(p, "ds_shape", p.shape) for n, p in module.named_parameters() if p.requires_grad}
     flat = read_ema(folder, {name: (0, shape.numel()) for name, shape in shapes.items()})
-    return {name: part.view(shapes[name]) for name, part in flat.items()}
+    return given | {name: part.view(shapes[name]) for name, part in flat.items()}
 
 
 def is_newer(folder: Path, than: Path) -> bool:

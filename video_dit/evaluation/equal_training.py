@@ -281,5 +281,7 @@ def run_trials(
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error; None for a single value."""
+    """Mean and its standard error, which is None for a single value; NaN and None if any is NaN."""
+    if any(math.isnan(value) for value in values):
+        return math.nan, None
     return mean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

@@ -1,5 +1,6 @@
 """What our autoencoder must reach beside those of diffusers, and whether it did."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -64,7 +65,8 @@ def _quality(own: Row, ours: Trained | None, theirs: Trained | None, rival: Riva
     if ours is None or theirs is None:
         return [Requirement(text, None, None)]
     leads = {group: mean(ours.scores(group)) - mean(theirs.scores(group)) for group in ours.final[0].test}
-    return [Requirement(f"{text}, {group} clips; dB above", lead, lead >= 0) for group, lead in leads.items()]
+    found = {f"{text}, {group} clips; dB above": lead for group, lead in leads.items()}
+    return [Requirement(t, None, None) if math.isnan(v) else Requirement(t, v, v >= 0) for t, v in found.items()]
 
 
 def _memory(own: Row, streams: Mapping[float, Stream]) -> Requirement:

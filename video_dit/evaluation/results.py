@@ -119,7 +119,7 @@ def trained_as_json(trained: Trained) -> dict[str, Any]:
         "config": entry.config,
         "parameters": entry.profile.parameters,
         "learning_rate": trained.final[0].rate,
-        "psnr_db": {group: {"mean": mean, "standard_error": error} for group, (mean, error) in scores.items()},
+        "psnr_db": {group: {"mean": finite(mean), "standard_error": error} for group, (mean, error) in scores.items()},
         "trials_of_each_rate": [_trial_as_json(trial) for trial in trained.searched],
         "trials_of_each_seed": [_trial_as_json(trial) for trial in trained.final],
     }
@@ -131,6 +131,11 @@ def _trial_as_json(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "steps": trial.steps,
         "training_seconds": trial.seconds,
-        "held_psnr_db": trial.held if math.isfinite(trial.held) else None,
-        "psnr_db": trial.test,
+        "held_psnr_db": finite(trial.held),
+        "psnr_db": {group: finite(score) for group, score in trial.test.items()},
     }
+
+
+def finite(value: float) -> float | None:
+    """None, which JSON can hold, for what is no number."""
+    return value if math.isfinite(value) else None

@@ -15,7 +15,6 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from vae3d import LatentCodec
-from vae3d.codec import chunk_length
 from vae3d.interop import decode_whole, encode_whole
 from video_dit.evaluation.candidates import Candidate
 
@@ -132,7 +131,7 @@ def measure_stream(candidate: Candidate, seconds: float, options: SpeedOptions) 
         remaining, frames = left, 0
         stream = codec.decode_stream()
         while remaining:
-            count = min(chunk_length(height, width), remaining)
+            count = min(codec.chunk_length(height, width), remaining)
             latents = torch.randn(1, codec.latent_channels, count, height, width, generator=generator)
             frames += stream.push(latents).shape[2]
             remaining -= count
