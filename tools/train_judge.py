@@ -147,7 +147,7 @@ def varied(seed: int, folder: Path, through: Path, step: int) -> dict[str, Tenso
 def collate(clips: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Frames (b, 3, t, h, w) in [-1, 1], and the labels stacked."""
     stacked = {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
-    frames = rearrange(stacked["frames"], "b t h w c -> b c t h w").float() / 127.5 - 1.0
+    frames = to_float(stacked["frames"])
     tone = rearrange(stacked.pop("tone"), "b k -> k b 1 1 1 1")
     return stacked | {"frames": (frames * tone[0] + tone[1] - 1.0).clamp(-1.0, 1.0)}
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from data.transforms import resize_area
+from data.transforms import resize_area, to_float
 from data.world.judge import PART, PIXELS, WINDOW, Found, Judge
 from data.world.labels import OBJECT_WORDS, SCENE_WORDS
 
@@ -99,7 +99,7 @@ def _prepared(frames: Tensor) -> Tensor:
     scale = (PIXELS / (h * w)) ** 0.5
     height, width = (max(16, round(side * scale / 8) * 8) for side in (h, w))
     resized = resize_area(rearrange(frames, "b t h w c -> (b t) h w c"), height, width)
-    return rearrange(resized, "(b t) h w c -> b c t h w", b=b).float() / 127.5 - 1.0
+    return to_float(rearrange(resized, "(b t) h w c -> b t h w c", b=b))
 
 
 def find_points(logits: Tensor) -> tuple[Tensor, Tensor]:
