@@ -113,7 +113,7 @@ class PackFactory:
                 assert item.clip is not None
                 key = self.source.key(item.view.index)
                 encoded = encode_clip(self.codec, item.clip, keyed_generator(key, "encode"))
-                self.cache.put(key, encoded, item.text)
+                self.cache.put(key, encoded)
             views.append((item.view, encoded, item.text))
         model = self.config.model
         return build_pack(

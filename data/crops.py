@@ -137,7 +137,7 @@ class Crops(Dataset):
             logger.warning("left out: %s", error)
             self.damaged.add((source, index))
             return None
-        self.cache.put(key, {"frames": clip.frames}, clip.text)
+        self.cache.put(key, {"frames": clip.frames})
         return clip.frames[part]
 
 

@@ -13,6 +13,7 @@ from data.manifest import ClipRecord, read_manifest
 from data.seeding import draw_integer, keyed_generator
 from data.transforms import fit
 from data.world import sample_scene
+from data.world.scene import Scene
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +25,11 @@ STYLES_IN_TWENTY = {"exhaustive": 14, "detailed": 3, "short": 2, "terse": 1}
 
 
 @dataclass(frozen=True)
-class TextClip:
-    """A clip with its caption. frames: uint8 ``(t, h, w, 3)``; frame_rate in frames a second."""
+class Clip:
+    """frames: uint8 ``(t, h, w, 3)``; frame_rate in frames a second."""
 
     frames: Tensor
     frame_rate: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,14 @@ class ClipShape:
 
 
 class ClipSource(Protocol):
-    """Clips by index. ``key`` names a clip's exact content for the cache."""
+    """Clips by index. ``key`` names a clip's exact content for the cache; ``text`` is its caption, which may be put
+    differently in each epoch."""
 
     def __len__(self) -> int: ...
     def shape(self, index: int) -> ClipShape: ...
     def key(self, index: int) -> str: ...
-    def load(self, index: int) -> TextClip: ...
+    def load(self, index: int) -> Clip: ...
+    def text(self, index: int, epoch: int) -> str: ...
 
 
 class WorldClips:
@@ -72,6 +74,7 @@ class WorldClips:
     ) -> None:
         self.split, self.count, self.num_frames = split, count, num_frames
         self.sizes, self.frame_rates = [(h, w) for h, w in sizes], list(frame_rates)
+        self._scenes: dict[int, Scene] = {}  # of the clips met so far: to find one takes 50 ms
 
     def __len__(self) -> int:
         return self.count
@@ -88,17 +91,26 @@ class WorldClips:
         s = self.shape(index)
         return f"world-{WORLD_VERSION}-{self.split}-{index}-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps"
 
-    def style(self, index: int) -> str:
+    def style(self, index: int, epoch: int = 0) -> str:
         """The caption style of clip ``index``, drawn from `STYLES_IN_TWENTY`."""
         styles = [style for style, count in STYLES_IN_TWENTY.items() for _ in range(count)]
-        return styles[draw_integer(len(styles), keyed_generator(self.split, index, "style"))]
+        later = [epoch] if epoch else []
+        return styles[draw_integer(len(styles), keyed_generator(self.split, index, "style", *later))]
 
-    def load(self, index: int) -> TextClip:
-        """Render clip ``index``, captioned in its `style`."""
+    def text(self, index: int, epoch: int) -> str:
+        """A caption of clip ``index``, in another `style` and other words in each epoch: a text encoder that is trained
+        would else learn the captions of a few thousand clips by heart."""
+        return self._scene(index).caption(self.style(index, epoch), wording=epoch)
+
+    def load(self, index: int) -> Clip:
+        """Render clip ``index``."""
         s = self.shape(index)
-        scene = sample_scene(self.split, index)
-        frames = scene.render(s.num_frames, s.height, s.width, s.frame_rate)
-        return TextClip(frames, s.frame_rate, scene.caption(self.style(index)))
+        return Clip(self._scene(index).render(s.num_frames, s.height, s.width, s.frame_rate), s.frame_rate)
+
+    def _scene(self, index: int) -> Scene:
+        if index not in self._scenes:
+            self._scenes[index] = sample_scene(self.split, index)
+        return self._scenes[index]
 
 
 class ManifestClips:
@@ -158,15 +170,19 @@ class ManifestClips:
         return ClipShape(frames, height, width, self._rate(record))
 
     def key(self, index: int) -> str:
-        """Path, size and time of change of the file, what is taken of it, and the caption."""
+        """Path, size and time of change of the file, and what is taken of it."""
         record, first, _ = self.parts[index]
         stat, s = record.path.stat(), self.shape(index)
         return (
             f"{record.path.resolve()}-{stat.st_size}-{stat.st_mtime_ns}-{record.start:g}-{first}"
-            f"-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps-{record.text}"
+            f"-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps"
         )
 
-    def load(self, index: int) -> TextClip:
+    def text(self, index: int, epoch: int) -> str:
+        """The row's caption, in every epoch."""
+        return self.parts[index][0].text
+
+    def load(self, index: int) -> Clip:
         """Read clip ``index``; raises `data.video.VideoError` when its file is damaged."""
         # PyAV is not installed where only the world is trained on
         from data.video import VideoError, read_video
@@ -182,7 +198,7 @@ class ManifestClips:
         if len(clip.frames) < frames:
             reason = f"has {len(clip.frames)} of {frames} frames wanted: mend its manifest row"
             raise VideoError(record.path, reason)
-        return TextClip(fit(clip.frames[:frames], s.height, s.width), s.frame_rate, record.text)
+        return Clip(fit(clip.frames[:frames], s.height, s.width), s.frame_rate)
 
     def _rate(self, record: ClipRecord) -> float:
         rate = self.frame_rate or record.fps

@@ -21,14 +21,13 @@ class TensorCache:
         self.folder = folder
         self.space = space
 
-    def get(self, key: str) -> tuple[dict[str, Tensor], str] | None:
-        """The tensors and the text stored under ``key``, or None."""
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors stored under ``key``, or None."""
         path = self._path(key)
         if path is None or not path.is_file():
             return None
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("text", "")
-            return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118 (not a mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
     def get_part(self, key: str, name: str, part: tuple[slice, ...]) -> Tensor | None:
         """``part`` of the tensor ``name`` stored under ``key``, or None. No more than that is read."""
@@ -38,14 +37,14 @@ class TensorCache:
         with safe_open(path, framework="pt") as file:
             return file.get_slice(name)[part]
 
-    def put(self, key: str, tensors: dict[str, Tensor], text: str) -> None:
+    def put(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Store under ``key``; a file is complete or absent."""
         path = self._path(key)
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.part")
-        save_file({name: t.contiguous() for name, t in tensors.items()}, draft, metadata={"text": text})
+        save_file({name: t.contiguous() for name, t in tensors.items()}, draft)
         draft.replace(path)
 
     def _path(self, key: str) -> Path | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.dataset import ClipSource, TextClip
+from data.dataset import Clip, ClipSource
 from data.latents import TensorCache
 from data.seeding import draw_integer, keyed_generator
 
@@ -22,11 +22,12 @@ logger = logging.getLogger(__name__)
 class View:
     """What one sample takes of a clip.
 
-    index: of the clip. start, length: latent frames taken; ``start`` 0 begins with the one-frame latent.
-    keyframe: a further one-frame latent joins. tokens: in all.
+    index: of the clip. epoch: how many times each clip was seen before. start, length: latent frames taken; ``start`` 0
+    begins with the one-frame latent. keyframe: a further one-frame latent joins. tokens: in all.
     """
 
     index: int
+    epoch: int
     start: int
     length: int
     keyframe: bool
@@ -100,7 +101,7 @@ class PackPlan:
         from_middle = latest > 0 and float(torch.rand((), generator=generator)) < 0.5
         start = 1 + draw_integer(latest, generator) if from_middle else 0
         keyframe = float(torch.rand((), generator=generator)) < self.keyframe_share
-        return View(index, start, length, keyframe, (length + keyframe) * shape.tokens_per_frame)
+        return View(index, epoch, start, length, keyframe, (length + keyframe) * shape.tokens_per_frame)
 
 
 def pack_views(views: Sequence[View], token_budget: int, generator: torch.Generator) -> list[list[View]]:
@@ -135,7 +136,7 @@ class PackItem:
     view: View
     encoded: dict[str, Tensor] | None
     text: str
-    clip: TextClip | None
+    clip: Clip | None
 
 
 @dataclass(frozen=True)
@@ -170,13 +171,11 @@ class Packs(Dataset):
     def _read(self, view: View) -> PackItem | None:
         try:
             stored = self.cache.get(self.source.key(view.index))
-            if stored is not None:
-                return PackItem(view, stored[0], stored[1], None)
-            clip = self.source.load(view.index)
+            clip = self.source.load(view.index) if stored is None else None
+            return PackItem(view, stored, self.source.text(view.index, view.epoch), clip)
         except (ValueError, OSError) as error:  # `data.video.VideoError`, or the file is gone
             logger.warning("left out: %s", error)
             return None
-        return PackItem(view, None, clip.text, clip)
 
 
 def rank_positions(start: int, stop: int, accumulation: int, rank: int, world: int) -> range:

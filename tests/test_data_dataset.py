@@ -1,6 +1,7 @@
 """Clips by index: renders of the world, and parts of a manifest's files."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from data.dataset import ManifestClips, WorldClips
 from data.video import VideoError, write_video
+from data.world import sample_scene
 
 RATE = 10.0
 COLUMNS = ("path", "text", "width", "height", "fps", "num_frames", "start", "end", "split")
@@ -44,7 +46,7 @@ def test_world_clips_are_a_function_of_their_index() -> None:
     for index in (0, 7):
         first, second = clips.load(index), again.load(index)
         assert torch.equal(first.frames, second.frames)
-        assert first.text == second.text
+        assert clips.text(index, 3) == again.text(index, 3)
     alike = world(sizes=[[16, 16]], frame_rates=[8.0])
     assert not torch.equal(alike.load(0).frames, alike.load(1).frames)
 
@@ -56,7 +58,17 @@ def test_world_clips_have_the_shape_they_tell() -> None:
         assert clip.frames.shape == (shape.num_frames, shape.height, shape.width, 3)
         assert clip.frames.dtype == torch.uint8
         assert clip.frame_rate == shape.frame_rate
-        assert clip.text
+
+
+def test_a_clip_of_the_world_is_told_in_other_words_each_epoch() -> None:
+    clips = world()
+    for index in (0, 7):
+        texts = [clips.text(index, epoch) for epoch in range(8)]
+        assert texts[0] == sample_scene("train", index).caption(clips.style(index))
+        assert len(set(texts)) > 4
+    styles = Counter(clips.style(0, epoch) for epoch in range(200))
+    assert styles["exhaustive"] / 200 == pytest.approx(0.7, abs=0.1)
+    assert len(styles) == 4
 
 
 def test_every_size_and_rate_of_the_list_is_drawn_alone_and_together() -> None:
@@ -91,7 +103,7 @@ def test_a_long_row_is_cut_into_parts_end_to_end(tmp_path: Path) -> None:
     assert numbers == [list(range(13)), list(range(13, 26)), list(range(26, 39))]
     assert len({clips.key(index) for index in range(3)}) == 3
     clip = clips.load(1)
-    assert (clip.frame_rate, clip.text) == (RATE, "grey")
+    assert (clip.frame_rate, clips.text(1, 0), clips.text(1, 5)) == (RATE, "grey", "grey")
     assert clip.frames.shape == (13, 16, 24, 3)
 
 
@@ -109,7 +121,7 @@ def test_a_row_without_one_group_of_frames_is_left_out(tmp_path: Path) -> None:
     write_clip(tmp_path / "b.mp4", 5)
     rows = [{"path": f"{name}.mp4", "text": name} for name in "ab"]
     clips = ManifestClips(manifest(tmp_path, *rows), "train", 13, [[16, 16]], RATE, 4)
-    assert [clips.load(index).text for index in range(len(clips))] == ["b"]
+    assert [clips.text(index, 0) for index in range(len(clips))] == ["b"]
     with pytest.raises(ValueError, match="no clip of split 'train' has 5 frames at 10 fps") as error:
         ManifestClips(manifest(tmp_path, rows[0]), "train", 13, [[16, 16]], RATE, 4)
     assert "\n" not in str(error.value)
@@ -128,7 +140,7 @@ def test_rows_of_other_splits_are_left_out(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", 9)
     rows = [{"path": "a.mp4", "text": split, "split": split} for split in ("train", "test")]
     clips = ManifestClips(manifest(tmp_path, *rows), "test", 9, [[16, 16]], RATE, 4)
-    assert [clips.load(index).text for index in range(len(clips))] == ["test"]
+    assert [clips.text(index, 0) for index in range(len(clips))] == ["test"]
 
 
 def test_start_and_end_of_a_row_bound_its_frames(tmp_path: Path) -> None:
@@ -210,4 +222,4 @@ def test_real_clips_hold_what_their_shape_tells(clips: Path, tmp_path: Path) -> 
     for index in (0, 1):
         shape, clip = source.shape(index), source.load(index)
         assert clip.frames.shape == (shape.num_frames, shape.height, shape.width, 3)
-        assert len(clip.text) > 20
+        assert len(source.text(index, 0)) > 20

@@ -22,46 +22,43 @@ def test_what_was_put_comes_back(tmp_path: Path) -> None:
         "turned": torch.randn(3, 5).T,  # not contiguous
         "none": torch.zeros(0, 3),
     }
-    text = "a réd sphere,\n“bounces” 球"
     assert cache.get("clip") is None
-    cache.put("clip", tensors, text)
+    cache.put("clip", tensors)
     stored = cache.get("clip")
     assert stored is not None
-    assert stored[1] == text
-    assert set(stored[0]) == set(tensors)
+    assert set(stored) == set(tensors)
     for name, tensor in tensors.items():
-        assert stored[0][name].dtype == tensor.dtype
-        assert torch.equal(stored[0][name], tensor)
+        assert stored[name].dtype == tensor.dtype
+        assert torch.equal(stored[name], tensor)
 
 
 def test_keys_and_spaces_are_apart(tmp_path: Path) -> None:
     for space in ("a", "b"):
         for key in ("1", "2"):
-            TensorCache(tmp_path, space).put(key, {"x": torch.zeros(1)}, space + key)
+            TensorCache(tmp_path, space).put(key, {space + key: torch.zeros(1)})
     for space in ("a", "b"):
         for key in ("1", "2"):
-            assert TensorCache(tmp_path, space).get(key)[1] == space + key
+            assert list(TensorCache(tmp_path, space).get(key)) == [space + key]
     assert TensorCache(tmp_path, "c").get("1") is None
     assert len(files(tmp_path)) == 4
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
     cache = TensorCache(None)
-    cache.put("clip", {"x": torch.zeros(1)}, "")
+    cache.put("clip", {"x": torch.zeros(1)})
     assert cache.get("clip") is None
 
 
 def test_a_later_put_replaces_the_earlier(tmp_path: Path) -> None:
     cache = TensorCache(tmp_path)
-    cache.put("clip", {"x": torch.zeros(3)}, "old")
+    cache.put("clip", {"x": torch.zeros(3)})
     before = cache.get("clip")
-    cache.put("clip", {"x": torch.ones(2)}, "new")
+    cache.put("clip", {"x": torch.ones(2)})
     assert before is not None
-    assert torch.equal(before[0]["x"], torch.zeros(3))  # what was read stays what it was
+    assert torch.equal(before["x"], torch.zeros(3))  # what was read stays what it was
     stored = cache.get("clip")
     assert stored is not None
-    assert torch.equal(stored[0]["x"], torch.ones(2))
-    assert stored[1] == "new"
+    assert torch.equal(stored["x"], torch.ones(2))
     assert len(files(tmp_path)) == 1
 
 
@@ -70,26 +67,26 @@ def test_a_write_cut_short_leaves_no_broken_entry(tmp_path: Path, monkeypatch: p
     """The process dies after half of the file: the entry is what it was before."""
     cache = TensorCache(tmp_path)
     if old:
-        cache.put("clip", {"x": torch.zeros(3)}, "old")
+        cache.put("clip", {"x": torch.zeros(3)})
 
-    def half(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    def half(tensors: dict[str, Tensor], path: Path) -> None:
         path.write_bytes(b"\x10\x00\x00")
         raise OSError("no space left on device")
 
     with monkeypatch.context() as broken:
         broken.setattr(latents, "save_file", half)
         with pytest.raises(OSError, match="no space"):
-            cache.put("clip", {"x": torch.ones(3)}, "new")
+            cache.put("clip", {"x": torch.ones(3)})
     stored = cache.get("clip")
     if old:
         assert stored is not None
-        assert stored[1] == "old"
+        assert torch.equal(stored["x"], torch.zeros(3))
     else:
         assert stored is None
-    cache.put("clip", {"x": torch.ones(3)}, "new")
+    cache.put("clip", {"x": torch.ones(3)})
     stored = cache.get("clip")
     assert stored is not None
-    assert stored[1] == "new"
+    assert torch.equal(stored["x"], torch.ones(3))
 
 
 def test_a_part_is_that_of_the_whole(tmp_path: Path) -> None:
@@ -98,7 +95,7 @@ def test_a_part_is_that_of_the_whole(tmp_path: Path) -> None:
     part = (slice(1, 4), slice(0, 2), slice(3, 5))
     assert cache.get_part("clip", "x", part) is None
     assert TensorCache(None).get_part("clip", "x", part) is None
-    cache.put("clip", {"x": x}, "")
+    cache.put("clip", {"x": x})
     stored = cache.get_part("clip", "x", part)
     assert stored is not None
     assert torch.equal(stored, x[part])
@@ -110,12 +107,12 @@ def test_a_draft_is_never_taken_for_an_entry(tmp_path: Path, monkeypatch: pytest
     save = latents.save_file
     seen: list[object] = []
 
-    def watched(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-        save(tensors, path, metadata=metadata)
+    def watched(tensors: dict[str, Tensor], path: Path) -> None:
+        save(tensors, path)
         seen.append(cache.get("clip"))
 
     monkeypatch.setattr(latents, "save_file", watched)
-    cache.put("clip", {"x": torch.ones(3)}, "")
+    cache.put("clip", {"x": torch.ones(3)})
     assert seen == [None]
     assert cache.get("clip") is not None
     assert all(name.endswith(".safetensors") for name in files(tmp_path))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from data.dataset import ClipShape, TextClip
+from data.dataset import Clip, ClipShape
 from data.latents import TensorCache
 from data.packing import LatentShape, PackPlan, Packs, View, pack_views
 from data.seeding import keyed_generator
@@ -80,7 +80,7 @@ def test_shares_of_the_views() -> None:
 
 
 def test_big_and_small_complete_each_other() -> None:
-    views = [View(n, 0, 1, False, tokens) for n, tokens in enumerate([70, 60, 55, 45, 40, 30])]
+    views = [View(n, 0, 0, 1, False, tokens) for n, tokens in enumerate([70, 60, 55, 45, 40, 30])]
     packs = pack_views(views, 100, keyed_generator(0))
     assert [sum(view.tokens for view in pack) for pack in packs] == [100, 100, 100]
 
@@ -116,10 +116,13 @@ class Clips:
     def key(self, index: int) -> str:
         return f"grey-{index}"
 
-    def load(self, index: int) -> TextClip:
+    def load(self, index: int) -> Clip:
         if index == 2:
             raise ValueError("grey-2.mp4 is damaged")
-        return TextClip(torch.full((5, 16, 16, 3), index, dtype=torch.uint8), 8.0, f"grey {index}")
+        return Clip(torch.full((5, 16, 16, 3), index, dtype=torch.uint8), 8.0)
+
+    def text(self, index: int, epoch: int) -> str:
+        return f"grey {index}, for the {epoch}th time"
 
 
 def grey_packs(folder: Path) -> Packs:
@@ -128,7 +131,7 @@ def grey_packs(folder: Path) -> Packs:
 
 def test_items_are_stored_tensors_where_there_are_some(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     packs = grey_packs(tmp_path)
-    packs.cache.put("grey-4", {"latents": torch.ones(3)}, "stored")
+    packs.cache.put("grey-4", {"latents": torch.ones(3)})
     with caplog.at_level(logging.WARNING):
         items = {item.view.index: item for item in packs[0].items}
     assert sorted(items) == [0, 1, 3, 4]
@@ -138,16 +141,18 @@ def test_items_are_stored_tensors_where_there_are_some(tmp_path: Path, caplog: p
         item = items[index]
         assert item.encoded is None
         assert item.clip is not None
-        assert item.text == f"grey {index}"
         assert (item.clip.frames == index).all()
     assert items[4].clip is None
-    assert items[4].text == "stored"
+    assert [items[index].text for index in (0, 4)] == ["grey 0, for the 0th time", "grey 4, for the 0th time"]
+    epochs = {item.view.epoch: item.text for position in range(3) for item in packs[position].items}
+    assert epochs.keys() == {0, 1, 2}  # a pack holds all
+    assert all(text.endswith(f"for the {epoch}th time") for epoch, text in epochs.items())
     assert torch.equal(items[4].encoded["latents"], torch.ones(3))
 
 
 def test_where_no_clip_can_be_read_the_pack_is_empty() -> None:
     class Damaged(Clips):
-        def load(self, index: int) -> TextClip:
+        def load(self, index: int) -> Clip:
             raise ValueError(f"grey-{index}.mp4 is damaged")
 
     packs = Packs(Damaged(), TensorCache(None), PackPlan([LatentShape(2, 4)] * 5, 2, 16, 0.0, 0))
@@ -160,10 +165,10 @@ def test_a_neighbour_takes_the_place_of_a_damaged_pack() -> None:
     first, second = ([view.index for view in plan.pack(position)] for position in (0, 1))
 
     class FirstDamaged(Clips):
-        def load(self, index: int) -> TextClip:
+        def load(self, index: int) -> Clip:
             if index in first:
                 raise ValueError(f"grey-{index}.mp4 is damaged")
-            return TextClip(torch.zeros(5, 16, 16, 3, dtype=torch.uint8), 8.0, "")
+            return Clip(torch.zeros(5, 16, 16, 3, dtype=torch.uint8), 8.0)
 
     packs = Packs(FirstDamaged(), TensorCache(None), plan)
     assert [item.view.index for item in packs[0].items] == second

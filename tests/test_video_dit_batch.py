@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.dataset import TextClip
+from data import dataset
 from data.packing import View
 from data.transforms import to_float
 from vae3d import LatentCodec, VideoVAE
@@ -34,7 +34,7 @@ def clip(index: int, start: int, length: int, keyframe: bool = False, size: tupl
         "cold_start": torch.tensor(2),
         "frame_rate": torch.tensor(RATE),
     }
-    view = View(index, start, length, keyframe, (length + keyframe) * h * w // PATCH**2)
+    view = View(index, 0, start, length, keyframe, (length + keyframe) * h * w // PATCH**2)
     return view, encoded, f"clip {index}"
 
 
@@ -189,12 +189,12 @@ def test_cold_latents_stand_in_known_suffixes_only() -> None:
     assert max(float(clean(pack).max()) for pack in never) < 50
 
 
-def moving_clip(frames: int = 33) -> TextClip:
+def moving_clip(frames: int = 33) -> dataset.Clip:
     """A coarse random pattern that turns into another every few frames, and drifts."""
     g = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, frames // 4 + 2, 8, 8, generator=g)
     smooth = torch.nn.functional.interpolate(coarse, (frames, 32, 32), mode="trilinear")[0]
-    return TextClip((smooth.permute(1, 2, 3, 0) * 255).byte(), RATE, "a drifting pattern")
+    return dataset.Clip((smooth.permute(1, 2, 3, 0) * 255).byte(), RATE)
 
 
 def test_encoded_clip(tiny_vae: VideoVAE) -> None:
@@ -226,5 +226,5 @@ def test_encoded_clip(tiny_vae: VideoVAE) -> None:
 def test_an_image_is_encoded_too(tiny_vae: VideoVAE) -> None:
     encoded = encode_clip(LatentCodec(tiny_vae), moving_clip(1), torch.Generator().manual_seed(0))
     assert encoded["latents"].shape == encoded["cold"].shape == encoded["keyframe"].shape == (4, 1, 4, 4)
-    pack = build([(View(0, 0, 1, True, 8), encoded, "")])
+    pack = build([(View(0, 0, 0, 1, True, 8), encoded, "")])
     assert len(pack.hidden_states) == 8

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from data.dataset import TextClip
+from data.dataset import Clip
 from data.packing import View
 from data.seeding import draw_integer, keyed_generator
 from data.transforms import to_float
@@ -53,7 +53,7 @@ class Pack:
 
 
 @torch.no_grad()
-def encode_clip(codec: LatentCodec, clip: TextClip, generator: torch.Generator) -> dict[str, Tensor]:
+def encode_clip(codec: LatentCodec, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
     """What training needs of a clip, for the cache: on the CPU, in bf16 where it is large.
 
     latents: ``(c, t, h, w)`` of the whole clip. keyframe: ``(c, 1, h, w)`` of one random frame alone, whose number

@@ -94,17 +94,18 @@ def is_held_out(shape: str, colour: str, motion: str) -> bool:
     return int.from_bytes(digest[:8], "big") % 10 == 0
 
 
-def scene_caption(scene: "Scene", style: str = "exhaustive") -> str:
-    """A true description of a scene, in lower case and without a final period; a pure function of both.
+def scene_caption(scene: "Scene", style: str = "exhaustive", wording: int = 0) -> str:
+    """A true description of a scene, in lower case and without a final period; a pure function of all three.
 
-    Every style names the shape and the colour of every object, in words and an order drawn by the scene's seed.
+    Every style names the shape and the colour of every object, in words and an order drawn by the scene's seed and the
+    number of the wording.
     "exhaustive" states every factor and up to two relations. "detailed" leaves out materials and about half of
     ground, time of day and one relation. "short" tells what moves how, and drops sizes, directions (but those of
     slides) and the camera by chance. "terse" drops motions too. Raises ValueError for another style.
     """
     if style not in CAPTION_STYLES:
         raise ValueError(f"style={style!r} is no caption style: use one of {', '.join(CAPTION_STYLES)}")
-    stream = keyed_random(scene.split, scene.seed, "caption", style)
+    stream = keyed_random(scene.split, scene.seed, "caption", style, *([wording] if wording else []))
     told = _draw_told(style, scene.camera.motion != "still", stream)
     names = [_name(obj, stream) for obj in scene.objects]
     caption = events = _joined(_object_clauses(scene, names, told, stream), told, stream)

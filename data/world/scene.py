@@ -118,12 +118,13 @@ class Scene:
         """Frames: uint8 (t, h, w, 3) on `device`. Raises ValueError for sizes below 8 or no frames."""
         return render_scene(self, num_frames, height, width, frame_rate, device=device)
 
-    def caption(self, style: str = "exhaustive") -> str:
-        """A true description in one of `data.world.caption.CAPTION_STYLES`; ValueError for another style.
+    def caption(self, style: str = "exhaustive", wording: int = 0) -> str:
+        """A true description in one of `data.world.caption.CAPTION_STYLES`; ValueError for another style. Each number
+        ``wording`` says it in words of its own.
 
         It holds for the first `CHECKED_SECONDS`; later what moves may come to rest elsewhere or leave the picture.
         """
-        return scene_caption(self, style)
+        return scene_caption(self, style, wording)
 
     def truth(self, num_frames: int, frame_rate: float) -> Truth:
         """Where everything is in each frame, in a square picture; `.at_aspect` gives it for another one.
