@@ -88,3 +88,8 @@ def test_memory_of_a_long_clip_is_that_of_a_short_one(peak: int, met: bool) -> N
     assert (found.value, found.met) == (peak / 200, met)
     assert "60 s" in found.text
     assert f"{(peak - 100) / 100:.2f}" in found.text
+
+
+def test_memory_of_a_stream_that_takes_none_of_its_own() -> None:
+    (found,) = of(requirements([row(OWN, 1.0)], {"x": {60.0: stream(150), 5.0: stream(100)}}, []), "memory")
+    assert (found.value, found.met) == (1.5, False)

@@ -75,7 +75,7 @@ def _memory(own: Row, streams: Mapping[float, Stream]) -> Requirement:
         return Requirement(f"{name}: peak memory of a long clip at most {MEMORY_GROWTH} of a short one's", None, None)
     short, long = min(streams), max(streams)
     growth = streams[long].memory.peak / streams[short].memory.peak
-    own_growth = streams[long].memory.own / streams[short].memory.own
     text = f"{name}: peak memory of {long:g} s at most {MEMORY_GROWTH} of that of {short:g} s"
-    text += f" (of what decoding takes itself {own_growth:.2f})"
+    if streams[short].memory.own:  # a tiny one may need nothing new
+        text += f" (of what decoding takes itself {streams[long].memory.own / streams[short].memory.own:.2f})"
     return Requirement(text, growth, growth <= MEMORY_GROWTH)
