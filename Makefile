@@ -39,7 +39,7 @@ lint: .venv/.installed-test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 # Our autoencoder beside those of diffusers, at a quarter of the pixels that the requirements are for; with
-# ARGS="--size 256x256" it takes four times as long.
+# ARGS="--size 256x256" it takes 12 minutes on two CPU cores.
 bench: setup
 	@$(BIN)/python tools/benchmark.py vae --size 128x128 $(ARGS)
 
