@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 from deepspeed import comm as dist
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -33,6 +32,7 @@ from video_dit.engine import (
     checkpoint_folder,
     initialize,
     is_newer,
+    process_group,
     replace_folder,
     resume,
     save_checkpoint,
@@ -229,7 +229,6 @@ def write_samples(pipe: VideoPipeline, prompts: list[str], folder: Path, step: i
 
 def train(config: RunConfig) -> None:
     """The whole run: build, resume, step, log, validate, save."""
-    deepspeed.init_distributed()
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
 
@@ -300,7 +299,9 @@ def train(config: RunConfig) -> None:
 def main() -> int:
     """Exit code 2 for what the user got wrong."""
     try:
-        train(config_from_command_line(RunConfig, __doc__.splitlines()[0]))
+        config = config_from_command_line(RunConfig, __doc__.splitlines()[0])
+        with process_group():
+            train(config)
     except ValueError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

@@ -91,10 +91,8 @@ def job_port() -> int:
 
 
 @pytest.fixture
-def one_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This process as the only rank of a DeepSpeed job."""
-    from deepspeed import comm  # slow to import; few tests need it
-
+def one_rank_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a launcher tells the only rank of a job."""
     job = {
         "RANK": 0,
         "LOCAL_RANK": 0,
@@ -104,9 +102,15 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     }
     for name, value in job.items():
         monkeypatch.setenv(name, str(value))
-    comm.init_distributed(verbose=False)
-    yield
-    comm.destroy_process_group()
+
+
+@pytest.fixture
+def one_rank(one_rank_environment: None) -> Iterator[None]:
+    """This process as the only rank of a DeepSpeed job."""
+    from video_dit.engine import process_group  # imports DeepSpeed; few tests need it
+
+    with process_group():
+        yield
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ for stage in (1, 2, 3):
     if dist.get_rank() == 0:
         save_file({name: p.cpu().contiguous() for name, p in plain.items()}, folder / "plain.safetensors")
     dist.barrier()
+dist.destroy_process_group()
 '''
 
 

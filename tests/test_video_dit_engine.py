@@ -1,6 +1,7 @@
 """Settings, learning rate, the DeepSpeed engine, saving and resuming."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from deepspeed import DeepSpeedEngine
+from deepspeed import comm as dist
 from torch import Tensor, nn
 
 from video_dit.ema import EMA, local_fp32_slices
@@ -18,6 +20,7 @@ from video_dit.engine import (
     initialize,
     learning_rate,
     muon_optimizer,
+    process_group,
     replace_folder,
     resume,
     save_checkpoint,
@@ -316,3 +319,21 @@ def test_a_replacement_that_fails_leaves_the_old_folder(tmp_path: Path, failure:
         raise failure
     assert (folder / "a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["vae"]
+
+
+def gloo_threads() -> int:
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return names.count("pt_gloo_runloop")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_process_group_leaves_no_threads_behind(one_rank_environment: None, fails: bool) -> None:
+    """Those of gloo abort the process if they outlive Python."""
+    before = gloo_threads()
+    with suppress(ValueError), process_group():
+        dist.barrier()
+        assert gloo_threads() > before
+        if fails:
+            raise ValueError
+    assert gloo_threads() == before

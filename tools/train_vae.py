@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 
-import deepspeed
 import torch
 from deepspeed import comm as dist
 from einops import rearrange
@@ -34,6 +33,7 @@ from video_dit.engine import (
     checkpoint_folder,
     initialize,
     is_newer,
+    process_group,
     replace_folder,
     resume,
     save_checkpoint,
@@ -191,7 +191,6 @@ def build_vae(config: VAEConfig) -> VideoVAE:
 def train(config: VAEConfig) -> None:
     """The whole run: build, resume, step, log, validate, save."""
     vae = build_vae(config)
-    deepspeed.init_distributed()
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir = Path(config.run_dir)
     module = Autoencode(vae, config.losses)
@@ -250,7 +249,9 @@ def train(config: VAEConfig) -> None:
 def main() -> int:
     """Exit code 2 for what the user got wrong."""
     try:
-        train(config_from_command_line(VAEConfig, __doc__.splitlines()[0]))
+        config = config_from_command_line(VAEConfig, __doc__.splitlines()[0])
+        with process_group():
+            train(config)
     except ValueError as error:
         print(f"train_vae.py: {error}", file=sys.stderr)
         return 2

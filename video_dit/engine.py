@@ -61,6 +61,24 @@ class TrainConfig:
             raise ValueError(f"train.ema_decay={self.ema_decay} must be in [0, 1)")
 
 
+@contextmanager
+def process_group() -> Iterator[None]:
+    """The ranks of this job, for as long as the block runs.
+
+    A group of gloo that is left open may abort the process when it exits (in half of the exits right after a barrier):
+    its threads let go of tensors when Python is no more.
+    """
+    deepspeed.init_distributed()
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        # where one rank fails, NCCL would wait for the others
+        if done or torch.distributed.get_backend() != "nccl":
+            dist.destroy_process_group()
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Linear warm-up, constant, linear decay over the last ``decay_steps``; ``step`` counts from 0."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
