@@ -28,16 +28,17 @@ ENCODE = Timing([30.0], False, Memory(300 * 2**20, 310 * 2**20))
 
 def test_a_line_has_all_figures_under_their_headings() -> None:
     line = Row(ENTRY, DECODE, ENCODE, None).line()
-    figures = ("ours, x", "2.50", "4x8x8 z4", "34.0", "9.0", "0.500 3 warm", "30.000 1 cold", "420 (120)", "310 (10)")
+    figures = ("2.50", "4x8x8 z4", "34.0", "9.0", "0.500 3 warm", "30.000 1 cold", "420 (120)", "310 (10)", "ours, x")
     places = [line.index(figure) for figure in figures]
     assert places == sorted(places)
     assert line.index("0.500") + 5 == HEADING.index("dec s") + 5
     assert line.index("34.0") + 4 == HEADING.index("kFLOP/px dec") + 12
+    assert line.index("ours, x") == HEADING.index("autoencoder")
 
 
 def test_one_that_failed_says_why() -> None:
     row = Row(ENTRY, None, None, "no memory")
-    assert row.line().endswith("failed: no memory")
+    assert row.line().endswith("ours, x failed: no memory")
     assert row_as_json(row)["failed"] == "no memory"
     assert "decode_seconds" not in row_as_json(row)
 
@@ -61,8 +62,7 @@ def test_training_has_its_mean_and_error() -> None:
     final = [Trial(1e-3, seed, 100, 9.0, 24.0, {"world": 20.0 + 2 * seed, "real": 18.0}) for seed in (0, 1)]
     trained = Trained(ENTRY, searched, final)
     assert trained.scores("world") == [20.0, 22.0]
-    assert trained.line().startswith("ours, x")
-    assert trained.line().endswith("     2.50   0.001     100      9  world 21.00 ± 1.00  real 18.00 ± 0.00")
+    assert trained.line() == "    2.50   0.001     100      9  world 21.00 ± 1.00  real 18.00 ± 0.00  ours, x"
     found = trained_as_json(trained)
     assert found["learning_rate"] == 1e-3
     assert found["psnr_db"]["world"] == {"mean": 21.0, "standard_error": 1.0}
@@ -74,7 +74,7 @@ def test_training_has_its_mean_and_error() -> None:
 def test_a_seed_that_diverged_is_told_and_ends_nothing() -> None:
     final = [Trial(1e-3, seed, 100, 9.0, -math.inf, {"world": score}) for seed, score in ((0, 20.0), (1, math.nan))]
     trained = Trained(ENTRY, [], final)
-    assert trained.line().endswith("world nan")
+    assert trained.line().endswith("world nan  ours, x")
     found = trained_as_json(trained)
     assert found["psnr_db"]["world"] == {"mean": None, "standard_error": None}
     assert [trial["psnr_db"] for trial in found["trials_of_each_seed"]] == [{"world": 20.0}, {"world": None}]

@@ -10,9 +10,9 @@ from video_dit.evaluation.equal_training import Trial, mean_and_error
 from video_dit.evaluation.speed import Stream, Timing
 
 MIB = 2**20
-HEADINGS = ("autoencoder", "M params", "codec", "kFLOP/px dec", "enc", "dec s", "runs", "enc s", "runs")
-HEADING = "{:26}{:>9}  {:13}{:>13}{:>9}{:>10} {:8}{:>10} {:8}".format(*HEADINGS) + "  peak MiB (its own): dec, enc"
-TRAINED_HEADING = f"\n{'autoencoder':26}{'M params':>9}{'rate':>8}{'steps':>8}{'s':>7}  PSNR of unseen clips, dB"
+HEADINGS = ("M params", "codec", "kFLOP/px dec", "enc", "dec s", "runs", "enc s", "runs", "MiB (own) dec", "enc")
+HEADING = "{:>8}  {:13}{:>13}{:>9}{:>10} {:8}{:>10} {:8}{:>14}{:>14}  autoencoder".format(*HEADINGS)
+TRAINED_HEADING = f"\n{'M params':>8}{'rate':>8}{'steps':>8}{'s':>7}  PSNR of unseen clips, dB"
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Row:
         """A line under `HEADING`."""
         p = self.entry.profile
         flops = f"{p.decode_flops / 1e3:13.1f}{p.encode_flops / 1e3:9.1f}"
-        start = f"{self.entry.candidate.name:26}{p.parameters / 1e6:9.2f}  {p.codec:13}{flops}"
+        start = f"{p.parameters / 1e6:8.2f}  {p.codec:13}{flops}"
         if self.decode is None or self.encode is None:
-            return f"{start}  failed: {self.failed}"
+            return f"{start}  {self.entry.candidate.name} failed: {self.failed}"
         times = "".join(f"{timing.median:10.3f} {timing.runs:8}" for timing in (self.decode, self.encode))
-        memories = (timing.memory for timing in (self.decode, self.encode))
-        return start + times + "".join(f"{m.peak / MIB:9.0f} ({m.own / MIB:.0f})" for m in memories)
+        memories = (f"{m.peak / MIB:.0f} ({m.own / MIB:.0f})" for m in (self.decode.memory, self.encode.memory))
+        return start + times + "".join(f"{memory:>14}" for memory in memories) + f"  {self.entry.candidate.name}"
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Trained:
         """A line under `TRAINED_HEADING`."""
         count = len(self.final)
         steps, seconds = sum(t.steps for t in self.final) / count, sum(t.seconds for t in self.final) / count
-        start = f"{self.entry.candidate.name:26}{self.entry.profile.parameters / 1e6:9.2f}{self.final[0].rate:8g}"
+        start = f"{self.entry.profile.parameters / 1e6:8.2f}{self.final[0].rate:8g}"
         cells = "".join(f"  {group} {mean_as_text(self.scores(group))}" for group in self.final[0].test)
-        return f"{start}{steps:8.0f}{seconds:7.0f}{cells}"
+        return f"{start}{steps:8.0f}{seconds:7.0f}{cells}  {self.entry.candidate.name}"
 
 
 def mean_as_text(values: Sequence[float]) -> str:
