@@ -115,6 +115,24 @@ def test_tiles_give_the_same_numbers(codec: LatentCodec) -> None:
         codec.enable_tiling(12)
 
 
+def test_in_bf16_streams_and_tiles_agree_to_rounding(tiny_vae: VideoVAE) -> None:
+    codec = LatentCodec(tiny_vae.bfloat16())
+    x = clip(1, 3, 17, 48, 64)
+    latents = codec.encode(x)
+    frames = codec.decode(latents)
+    encoder, decoder = codec.encode_stream(), codec.decode_stream()
+    streamed = torch.cat([encoder.push(frame) for frame in x.split(1, dim=2)], dim=2)
+    shown = torch.cat([decoder.push(latent) for latent in latents.split(1, dim=2)], dim=2)
+    codec.enable_tiling(24)
+    for found, whole in (
+        (streamed, latents),
+        (shown, frames),
+        (codec.encode(x), latents),
+        (codec.decode(latents), frames),
+    ):
+        assert (found - whole).square().mean().sqrt() < 2 * 10 ** (-45 / 20) * whole.std()
+
+
 def test_sizes_are_checked_without_frames(codec: LatentCodec) -> None:
     codec.check_size(torch.empty(1, 3, 49, 720, 1280, device="meta"))
     for size in (0, 4, 12):
@@ -153,7 +171,8 @@ def test_streams_end_with_the_frame_rule(codec: LatentCodec) -> None:
             "frames hold values from 255.0 to 255.0 and must lie in [-1, 1]",
         ),
         (torch.full((1, 3, 1, 8, 8), -1.5), "must lie in [-1, 1]: scale uint8 by /127.5 - 1"),
-        (torch.full((1, 3, 1, 8, 8), torch.nan), "nan"),
+        (torch.full((1, 3, 1, 8, 8), torch.nan), "frames hold values from nan to nan and must be finite"),
+        (torch.full((1, 3, 1, 8, 8), torch.inf), "frames hold values from inf to inf and must be finite"),
         (
             torch.zeros(1, 3, 1, 8, 8, dtype=torch.uint8),
             "frames of torch.uint8 must be float in [-1, 1]: scale uint8 by /127.5 - 1",
@@ -161,9 +180,10 @@ def test_streams_end_with_the_frame_rule(codec: LatentCodec) -> None:
         (torch.zeros(1, 3, 4, 8, 8), "num_frames=4 must be 1 + 4k: use 1 or 5"),
         (torch.zeros(1, 3, 5, 12, 8), "height=12 must be a multiple of 8: use 8 or 16"),
         (torch.zeros(1, 3, 0, 8, 8), "num_frames=0 must be 1 + 4k: use 1 or 5"),
-        (torch.zeros(3, 5, 8, 8), "must be (b, 3, t, h, w)"),
+        (torch.zeros(3, 5, 8, 8), "frames of shape (3, 5, 8, 8) must be (b, 3, t, h, w): rearrange them"),
+        (torch.zeros(0, 3, 5, 8, 8), "frames of shape (0, 3, 5, 8, 8) hold no clip: give at least one"),
     ],
-    ids=["scale", "low", "nan", "uint8", "count", "height", "none", "rank"],
+    ids=["scale", "low", "nan", "infinity", "uint8", "count", "height", "none", "rank", "no clip"],
 )
 def test_bad_frames_are_named(codec: LatentCodec, frames: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
@@ -183,7 +203,7 @@ def test_the_fingerprint_is_of_what_makes_latents() -> None:
     assert LatentCodec(vaes[1]).fingerprint() != codecs[0].fingerprint()
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 2, 2, 2), (1, 1, 2, 2, 2), (4, 2, 2, 2), (1, 4, 2, 0, 3)])
+@pytest.mark.parametrize("shape", [(1, 5, 2, 2, 2), (1, 1, 2, 2, 2), (4, 2, 2, 2), (1, 4, 2, 0, 3), (0, 4, 2, 2, 2)])
 def test_bad_latents_are_named(codec: LatentCodec, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{shape} must be (b, 4, t, h, w)")) as error:
         codec.decode(torch.zeros(shape))

@@ -1,6 +1,7 @@
 """`LatentCodec`: what the rest of the code sees of the autoencoder. It owns mean and std of the latents."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,11 @@ class LatentCodec:
         return 1 + (num_frames - rest) // r
 
     def check_size(self, frames: Tensor) -> None:
-        """Raises ValueError unless ``frames`` is ``(b, 3, t, h, w)``, h and w multiples of `grid`."""
+        """Raises ValueError unless ``frames`` is ``(b, 3, t, h, w)``, b not 0, h and w multiples of `grid`."""
         if frames.ndim != 5 or frames.shape[1] != 3:
-            raise ValueError(f"frames of shape {tuple(frames.shape)} must be (b, 3, t, h, w)")
+            raise ValueError(f"frames of shape {tuple(frames.shape)} must be (b, 3, t, h, w): rearrange them")
+        if not len(frames):
+            raise ValueError(f"frames of shape {tuple(frames.shape)} hold no clip: give at least one")
         for name, size in (("height", frames.shape[3]), ("width", frames.shape[4])):
             if size < self.grid or size % self.grid:
                 lower = max(self.grid, size // self.grid * self.grid)
@@ -108,9 +111,10 @@ class LatentCodec:
 
     def check_latents(self, latents: Tensor) -> None:
         """Raises ValueError unless ``latents`` is ``(b, latent_channels, t, h, w)`` and holds finite numbers."""
-        if latents.ndim != 5 or latents.shape[1] != self.latent_channels or not latents.shape[3] * latents.shape[4]:
+        shape = tuple(latents.shape)
+        if len(shape) != 5 or shape[1] != self.latent_channels or not shape[0] * shape[3] * shape[4]:
             raise ValueError(
-                f"latents of shape {tuple(latents.shape)} must be (b, {self.latent_channels}, t, h, w), h and w not 0: "
+                f"latents of shape {shape} must be (b, {self.latent_channels}, t, h, w), b, h and w not 0: "
                 "give latents of this autoencoder"
             )
         if not latents.isfinite().all():
@@ -193,9 +197,9 @@ class CodecEncodeStream:
         if self._stream is None:
             self._kept.append(frames.to(vae.device, vae.dtype, copy=True))  # the caller may write into its own
             return self._nothing()
-        frames = frames.to(vae.device, vae.dtype)
         length = codec.chunk_length(frames.shape[3] // codec.grid, frames.shape[4] // codec.grid)
-        parts = [self._stream.push(part) for part in frames.split(length * codec.frame_rule[0], dim=2)]
+        parts = frames.split(length * codec.frame_rule[0], dim=2)
+        parts = [self._stream.push(part.to(vae.device, vae.dtype)) for part in parts]
         return codec.normalize(torch.cat(parts, dim=2).float())
 
     @torch.no_grad()
@@ -237,8 +241,7 @@ class CodecDecodeStream:
         Raises:
             ValueError: wrong rank or channels, values that are not finite, another shape than before.
         """
-        vae = self._codec.vae
-        raw = self._codec.denormalize(latents.float()).to(vae.device, vae.dtype)
+        raw = self._codec.denormalize(latents.float()).to(self._codec.vae.device, self._codec.vae.dtype)
         self._first = none_like(latents, self._first)
         if self._stream is None:
             self._kept.append(raw)
@@ -269,13 +272,17 @@ class CodecDecodeStream:
 
 
 def check_values(frames: Tensor) -> None:
-    """Raises ValueError unless all values lie in [-1, 1]."""
+    """Raises ValueError unless all values are finite and lie in [-1, 1]."""
     if not frames.is_floating_point():
         raise ValueError(f"frames of {frames.dtype} must be float in [-1, 1]: scale uint8 by /127.5 - 1")
     if frames.numel() == 0:
         return
     low, high = (float(v) for v in frames.aminmax())
-    if not (low >= -1.001 and high <= 1.001):  # also false for NaN
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            f"frames hold values from {low} to {high} and must be finite: look for the step that made them"
+        )
+    if low < -1.001 or high > 1.001:
         raise ValueError(f"frames hold values from {low} to {high} and must lie in [-1, 1]: scale uint8 by /127.5 - 1")
 
 
