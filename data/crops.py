@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -58,6 +59,13 @@ class CropConfig:
         for batch in self.batches:
             if len(batch) != 4 or min(batch) < 1:
                 raise ValueError(f"data.batches has {list(batch)}: each must be [clips, frames, height, width]")
+        for name in ("world_clips", "world_frames", "manifest_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name}={getattr(self, name)} must be at least 1")
+        if not all(rate > 0 for rate in self.world_frame_rates):
+            raise ValueError(f"data.world_frame_rates={list(self.world_frame_rates)} must all be above 0")
+        if self.workers < 0:
+            raise ValueError(f"data.workers={self.workers} must be at least 0")
 
 
 class Crops(Dataset):
@@ -84,17 +92,22 @@ class Crops(Dataset):
             sizes, frames = config.manifest_sizes, config.manifest_frames
             self.real = ManifestClips(config.manifest, split, frames, sizes, None, frame_multiple=1)
         self.damaged: set[tuple[ClipSource, int]] = set()  # reported, and not opened again
-        sources: list[ClipSource] = [self.world, *([self.real] if self.real is not None else [])]
-        self.fitting = {source: self._fitting(source) for source in sources}
+        self.fitting: dict[ClipSource, list[list[int]]] = {}  # of sources that are drawn from
+        if self.real is None or config.world_share > 0:
+            self.fitting[self.world] = self._fitting(self.world, "the world", "data.world_frames or world_sizes")
+        if self.real is not None and config.world_share < 1:
+            name = f"split {split} of data.manifest={config.manifest}"
+            self.fitting[self.real] = self._fitting(self.real, name, "data.manifest_frames or manifest_sizes")
 
-    def _fitting(self, source: ClipSource) -> list[list[int]]:
+    def _fitting(self, source: ClipSource, name: str, options: str) -> list[list[int]]:
         """The clips that hold each of the batches' shapes."""
         shapes = [source.shape(index) for index in range(len(source))]
         fitting = []
         for _, frames, height, width in self.config.batches:
             fitting.append([index for index, shape in enumerate(shapes) if _holds(shape, frames, height, width)])
             if not fitting[-1]:
-                raise ValueError(f"data.batches: no clip has {frames} frames of {height}x{width}: ask for less")
+                needed = f"{frames} frames of {height}x{width}"
+                raise ValueError(f"data.batches: no clip of {name} has {needed}: ask for less, or raise {options}")
         return fitting
 
     def __getitem__(self, position: int) -> Tensor:
@@ -137,7 +150,10 @@ class Crops(Dataset):
             logger.warning("left out: %s", error)
             self.damaged.add((source, index))
             return None
-        self.cache.put(key, {"frames": clip.frames})
+        try:
+            self.cache.put(key, {"frames": clip.frames})
+        except (OSError, SafetensorError) as error:  # the disk is full, say
+            logger.warning("not kept in data.cache=%s: %s", self.config.cache, error)
         return clip.frames[part]
 
 

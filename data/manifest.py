@@ -42,7 +42,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[ClipRecord
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"manifest {path} ends in {path.suffix or 'nothing'!r}: use a .csv or .jsonl file")
     if not path.is_file():
-        raise ValueError(f"manifest {path} does not exist: check data.manifest")
+        raise ValueError(f"manifest {path} does not exist: check its path")
     read_rows = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
     try:
         rows = list(read_rows(path))

@@ -153,6 +153,24 @@ def test_a_clip_that_cannot_be_read_is_left_out_once(tmp_path: Path, caplog: pyt
     assert "gone.mp4" in caplog.text
 
 
+def test_only_what_is_drawn_from_must_hold_the_batches(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4")
+    manifest = {"manifest": write_manifest(tmp_path, ["a.mp4"]), "manifest_frames": 21, "manifest_sizes": [[32, 48]]}
+    assert crops(**manifest, world_share=0.0, batches=[[1, 17, 16, 16]])[0].shape == (1, 17, 16, 16, 3)
+    assert crops(**manifest, world_share=1.0, world_frames=33, batches=[[1, 33, 16, 16]])[0].shape[1] == 33
+    with pytest.raises(
+        ValueError, match=r"no clip of split train of data\.manifest=\S+ has 33 frames .*manifest_frames"
+    ):
+        crops(**manifest, world_share=0.0, batches=[[1, 33, 16, 16]])
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cache").write_text("a file, not a folder")
+    cached = crops(cache=str(tmp_path / "cache"))
+    assert torch.equal(cached[0], crops()[0])
+    assert "not kept in data.cache=" in caplog.text
+
+
 def test_a_batch_is_empty_where_nothing_can_be_read(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, ["gone.mp4"])
     sizes = {"manifest_frames": 21, "manifest_sizes": [[32, 48]], "batches": [[4, 5, 16, 16]]}
@@ -167,8 +185,15 @@ def test_a_batch_is_empty_where_nothing_can_be_read(tmp_path: Path) -> None:
         ({"batches": []}, "data.batches, world_sizes, world_frame_rates and manifest_sizes need an entry each"),
         ({"world_sizes": [[16]]}, "data.world_sizes has [16]: each must be [height, width]"),
         ({"batches": [[1, 5, 16]]}, "data.batches has [1, 5, 16]: each must be [clips, frames, height, width]"),
-        ({"batches": [[1, 13, 16, 16]]}, "no clip has 13 frames of 16x16: ask for less"),
-        ({"batches": [[1, 5, 40, 16]]}, "no clip has 5 frames of 40x16: ask for less"),
+        ({"workers": -1}, "data.workers=-1 must be at least 0"),
+        ({"world_clips": 0}, "data.world_clips=0 must be at least 1"),
+        ({"manifest_frames": 0}, "data.manifest_frames=0 must be at least 1"),
+        ({"world_frame_rates": [8.0, 0.0]}, "data.world_frame_rates=[8.0, 0.0] must all be above 0"),
+        (
+            {"batches": [[1, 13, 16, 16]]},
+            "no clip of the world has 13 frames of 16x16: ask for less, or raise data.world",
+        ),
+        ({"batches": [[1, 5, 40, 16]]}, "no clip of the world has 5 frames of 40x16: ask for less"),
     ],
 )
 def test_what_does_not_fit_is_named(option: dict[str, Any], message: str) -> None:
