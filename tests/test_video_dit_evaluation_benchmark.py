@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from video_dit.evaluation import benchmark
-from video_dit.evaluation.benchmark import VAEBenchmark, benchmark_vae, entries_of, measure
+from video_dit.evaluation.benchmark import VAEBenchmark, benchmark_vae, entries_of, measure, streams_of
 from video_dit.evaluation.candidates import count_parameters
 from video_dit.evaluation.equal_training import TrainOptions
 from video_dit.evaluation.requirements import ASKED
@@ -84,7 +84,11 @@ def test_one_that_fails_does_not_end_the_others(options: VAEBenchmark, monkeypat
         raise RuntimeError("not enough\nmemory")
 
     monkeypatch.setattr(benchmark, "in_own_process", fail)
-    assert measure(entries_of(options)[0], options.speed).failed == "not enough memory"
+    lines: list[str] = []
+    entry = entries_of(options)[0]
+    assert measure(entry, options.speed).failed == "not enough memory"
+    assert streams_of(entry, options, lines.append) == {}
+    assert lines[0] == "ours, vae_a: 0.5 s streamed failed: not enough memory"
 
 
 def test_nothing_to_stream_and_nothing_to_train(options: VAEBenchmark) -> None:
@@ -98,13 +102,20 @@ def test_nothing_to_stream_and_nothing_to_train(options: VAEBenchmark) -> None:
     ("change", "message"),
     [
         ({"frames": 6}, "--train-frames 6 must be 1 \\+ 4k for ours, vae_a: use 5 or 9"),
+        ({"manifest": Path("none.csv")}, "manifest none.csv does not exist"),
+        ({"manifest": Path("none.csv"), "size": 264}, "--train-size 264 must be at most 256 with --manifest"),
         ({"size": 20}, "--train-size: height 20 must be a multiple of 8 for ours, vae_a: use 16 or 24"),
     ],
 )
 def test_crops_that_are_refused(options: VAEBenchmark, change: dict[str, Any], message: str) -> None:
     assert options.train
     with pytest.raises(ValueError, match=message):
-        benchmark_vae(replace(options, train=replace(options.train, **change)), lambda line: None)
+        benchmark_vae(replace(options, train=replace(options.train, **change)), refuse_to_measure)
+
+
+def refuse_to_measure(line: str) -> None:
+    """What is wrong with the training is told before anything is measured, which may take long."""
+    raise AssertionError(line)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")

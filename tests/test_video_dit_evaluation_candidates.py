@@ -1,6 +1,7 @@
 """The autoencoders that a benchmark compares: their size, what they cost, and which configs are refused."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vae3d.interop import decode_whole, encode_whole
 from video_dit.evaluation.candidates import (
-    RIVALS,
     Candidate,
     Rival,
     check_size,
@@ -69,7 +69,7 @@ def test_published_sizes_are_known(rival: Rival, millions: float, codec: str) ->
     assert found.decode_flops > found.encode_flops > 500_000
 
 
-@pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize("rival", get_args(Rival))
 @pytest.mark.parametrize("parameters", [600_000, 27_000_000])
 def test_a_shrunk_rival_has_about_as_many_parameters(rival: Rival, parameters: int) -> None:
     candidate = shrunk(rival, parameters)
@@ -78,7 +78,7 @@ def test_a_shrunk_rival_has_about_as_many_parameters(rival: Rival, parameters: i
     assert all(abs(count_parameters(of_width(rival, width)) - parameters) >= nearest for width in (6, 32, 44))
 
 
-@pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize("rival", get_args(Rival))
 def test_the_smallest_rival_makes_frames(rival: Rival) -> None:
     vae = shrunk(rival, 1).build()
     with torch.no_grad():
@@ -128,6 +128,9 @@ def test_a_config_may_be_changed(tmp_path: Path) -> None:
         ("model: {patch: 2}\n", "model.patch is unknown: use some of latent_channels"),
         ("model: {encoder_width: wide}\n", "--config"),
         ("model: {space_factor: 3}\n", "space_factor=3"),
+        ("model: {latent_channels: many}\n", "--config .*: model: "),
+        ("model: {latent_channels: null}\n", "--config .*: model: "),
+        ("model: {ratio: -1}\n", "--config .*: model: ratio=-1"),
         ("model: {\n", "cannot be read"),
     ],
 )
@@ -135,6 +138,12 @@ def test_configs_that_are_refused(tmp_path: Path, text: str, message: str) -> No
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         ours(str(tmp_path / "c.yaml"))
+
+
+def test_ours_may_have_any_factors(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("model: {encoder_width: 16, decoder_width: 24}\n")
+    odd = ours(f"{tmp_path}/c.yaml model.space_factor=24 model.time_factor=6")
+    assert profile(odd, 19, 48, 72).codec == "6x24x24 z8"
 
 
 def test_a_config_that_is_not_there() -> None:

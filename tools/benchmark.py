@@ -83,7 +83,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), default="cpu", help=default)
     add("--repeats", type=at_least(1), default=5, help=f"after a warm-up; what takes 20 s runs once {default}")
     add("--memory-seconds", type=positive, nargs="*", default=lengths, help=f"streams of ours, at 24 fps {default}")
-    add("--train-seconds", type=positive, help="of processor time, each (default: no training)")
+    add(
+        "--train-seconds",
+        type=positive,
+        help="of processor time, each; clips are kept in cache/frames (default: no training)",
+    )
     add("--train-frames", type=at_least(1), default=17, help=f"of a crop, 1 + 4k {default}")
     add("--train-size", type=at_least(1), default=64, help=f"of square crops; tests have twice that {default}")
     add("--train-batch", type=at_least(1), default=2, help=f"crops in a step {default}")

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from video_dit.evaluation.candidates import Kind, Rival, check_size, ours, profile, published, shrunk
-from video_dit.evaluation.equal_training import TrainOptions, load_footage, run_trials
+from video_dit.evaluation.equal_training import Footage, TrainOptions, load_footage, run_trials
 from video_dit.evaluation.requirements import ASKED, requirements
 from video_dit.evaluation.results import (
     HEADING,
@@ -54,7 +54,7 @@ class VAEBenchmark:
 
 
 def benchmark_vae(options: VAEBenchmark, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure one after the other, each in a process of its own, then train one after the other.
+    """Read all clips, measure one after the other, each in a process of its own, then train one after the other.
 
     Args:
         options: what to compare.
@@ -67,9 +67,7 @@ def benchmark_vae(options: VAEBenchmark, say: Callable[[str], None]) -> dict[str
     if options.speed.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: there is no such device here: use cpu")
     entries = entries_of(options)
-    if options.train:
-        for entry in entries:
-            check_training_size(entry, options.train)
+    footage = footage_for(entries, options.train, say) if options.train else None
     s = options.speed
     place = f"{s.threads} threads of the CPU" if s.device == "cpu" else s.device
     measured = f"{s.num_frames} frames of {s.width}x{s.height} on {place}"
@@ -80,7 +78,7 @@ def benchmark_vae(options: VAEBenchmark, say: Callable[[str], None]) -> dict[str
         rows.append(measure(entry, s))
         say(rows[-1].line())
     streams = {entry.config: streams_of(entry, options, say) for entry in entries if entry.candidate.kind == "ours"}
-    trained = train_all(entries, options.train, say) if options.train else []
+    trained = train_all(entries, footage, options.train, say) if options.train and footage else []
     wanted = requirements(rows, streams, trained)
     say(f"\nrequired at {ASKED}; measured at {measured}")
     for requirement in wanted:
@@ -116,8 +114,6 @@ def entries_of(options: VAEBenchmark) -> list[Entry]:
 def check_training_size(entry: Entry, train: TrainOptions) -> None:
     """Raises ValueError where an autoencoder cannot take the crops that it would be trained on."""
     p = entry.profile
-    if entry.candidate.kind == "published":
-        return
     size = (train.frames, train.size, train.size)
     check_size(entry.candidate.name, *size, p.time_factor, p.space_factor, option="--train-")
 
@@ -128,27 +124,51 @@ def measure(entry: Entry, options: SpeedOptions) -> Row:
         decode = in_own_process(measure_decode, entry.candidate, entry.profile.latent_shape, options)
         encode = in_own_process(measure_encode, entry.candidate, options)
     except (RuntimeError, MemoryError) as error:
-        return Row(entry, None, None, " ".join(str(error).split()) or type(error).__name__)
+        return Row(entry, None, None, reason(error))
     return Row(entry, decode, encode, None)
 
 
+def reason(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def streams_of(entry: Entry, options: VAEBenchmark, say: Callable[[str], None]) -> dict[float, Stream]:
-    """Clips of ours by their seconds."""
+    """Clips of ours by their seconds, without those that failed."""
     found = {}
     for seconds in sorted(options.memory_seconds):
-        found[seconds] = stream = in_own_process(measure_stream, entry.candidate, seconds, options.speed)
+        try:
+            stream = in_own_process(measure_stream, entry.candidate, seconds, options.speed)
+        except (RuntimeError, MemoryError) as error:
+            say(f"{entry.candidate.name}: {seconds:g} s streamed failed: {reason(error)}")
+            continue
+        found[seconds] = stream
         memory = f"peak {stream.memory.peak / MIB:.0f} MiB ({stream.memory.own / MIB:.0f} its own)"
         clip = f"{stream.frames} frames ({seconds:g} s) streamed in {stream.seconds:.1f} s"
         say(f"{entry.candidate.name}: {clip}, {memory}")
     return found
 
 
-def train_all(entries: Sequence[Entry], options: TrainOptions, say: Callable[[str], None]) -> list[Trained]:
-    """Trials of all but the published ones, on the same clips. Those that diverge at every rate are left out."""
-    chosen = [entry for entry in entries if entry.candidate.kind != "published"]
+def trainable(entries: Sequence[Entry]) -> list[Entry]:
+    """All but the published ones, which are too large."""
+    return [entry for entry in entries if entry.candidate.kind != "published"]
+
+
+def footage_for(entries: Sequence[Entry], options: TrainOptions, say: Callable[[str], None]) -> Footage:
+    """The clips of `train_all`; raises ValueError where an autoencoder cannot take them, or the manifest is no good."""
+    chosen = trainable(entries)
+    for entry in chosen:
+        check_training_size(entry, options)
+    return load_footage(options, math.lcm(*(entry.profile.space_factor for entry in chosen)), say)
+
+
+def train_all(
+    entries: Sequence[Entry], footage: Footage, options: TrainOptions, say: Callable[[str], None]
+) -> list[Trained]:
+    """Trials of all that are trained, on the same clips. Those that diverge at every rate are left out."""
+    chosen = trainable(entries)
     clips = f"{options.batch} clips of {options.frames} frames of {options.size}x{options.size}"
     say(f"\ntraining, {options.seconds:g} s each, steps of {clips}")
-    footage = load_footage(options, math.lcm(*(entry.profile.space_factor for entry in chosen)), say)
     found = []
     for entry in tqdm(chosen, desc="training", leave=False, disable=None):
         searched, final = run_trials(entry.candidate, footage, options, say)

@@ -4,7 +4,7 @@ import inspect
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
@@ -21,10 +21,9 @@ from vae3d import VideoVAE
 from vae3d.interop import Autoencoder, decode_whole, encode_whole
 
 Rival = Literal["wan", "cogvideox", "ltx", "hunyuan"]
-RIVALS: tuple[Rival, ...] = get_args(Rival)
 Kind = Literal["ours", "published", "shrunk"]
 PROBE = (17, 64, 64)
-"""Frames, height and width that every autoencoder here takes."""
+"""Frames, height and width that every rival takes."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +110,13 @@ def ours(config: str) -> Candidate:
     known = {name: p.default for name, p in inspect.signature(VideoVAE.__init__).parameters.items() if name != "self"}
     if unknown := sorted(map(str, set(settings) - known.keys())):
         raise ValueError(f"--config {config}: model.{unknown[0]} is unknown: use some of {', '.join(known)}")
-    channels = settings.get("latent_channels", known["latent_channels"])
-    settings |= {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
     name = " ".join(["ours,", path.stem, *(override.removeprefix("model.") for override in overrides)])
-    candidate = Candidate(name, "ours", "ours", VideoVAE, settings)
     try:
+        channels = settings.get("latent_channels", known["latent_channels"])
+        settings |= {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
+        candidate = Candidate(name, "ours", "ours", VideoVAE, settings)
         count_parameters(candidate)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"--config {config}: model: {error}") from None
     return candidate
 
@@ -180,8 +179,11 @@ def profile(candidate: Candidate, num_frames: int, height: int, width: int) -> P
         ValueError: the autoencoder cannot take the length or the size.
     """
     vae = candidate.build(device="meta")
-    probe = encode_whole(vae, torch.empty(1, 3, *PROBE, device="meta"))
-    r, s = (PROBE[0] - 1) // (probe.shape[2] - 1), PROBE[1] // probe.shape[3]
+    if isinstance(vae, VideoVAE):
+        r, s = vae.config.time_factor, vae.config.space_factor
+    else:
+        probe = encode_whole(vae, torch.empty(1, 3, *PROBE, device="meta"))
+        r, s = (PROBE[0] - 1) // (probe.shape[2] - 1), PROBE[1] // probe.shape[3]
     check_size(candidate.name, num_frames, height, width, r, s)
     pixels = num_frames * height * width
     with FlopCounterMode(display=False) as encoding:
