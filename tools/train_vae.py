@@ -104,9 +104,10 @@ class Autoencode(nn.Module):
     def forward(
         self, frames: Tensor, generator: torch.Generator, perceptual: LPIPS | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch ``(b, 3, t, h, w)`` in [-1, 1], and its terms; ``generator`` draws latents and transform."""
+        """Loss of a batch ``(b, 3, t, h, w)`` in [-1, 1], fp32, and its terms; ``generator`` draws latents and
+        transform."""
         r, grid = self.vae.config.time_factor, self.vae.config.space_factor
-        posterior = self.vae.encode(frames).latent_dist
+        posterior = self.vae.encode(frames.to(self.vae.dtype)).latent_dist
         latents, target = posterior.sample(generator), frames
         if float(torch.rand((), generator=generator)) < self.weights.equivariance:
             transform = Equivariance.draw(generator)
@@ -232,7 +233,7 @@ def train(config: VAEConfig) -> None:
             raise ValueError(nothing_to_read)
         set_learning_rate(engine, config.train, step)
         generator = keyed_generator(config.seed, step * world + rank, "noise")
-        loss, terms = engine(to_float(batch).to(engine.device, vae.dtype), generator, perceptual)
+        loss, terms = engine(to_float(batch).to(engine.device), generator, perceptual)
         figures = torch.stack([loss.detach(), *terms.values()]).tolist()  # at once: each by itself would wait for CUDA
         if not math.isfinite(figures[0]):
             raise FloatingPointError(f"the loss is {figures[0]} at step {step} on rank {rank}")
