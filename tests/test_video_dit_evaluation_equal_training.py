@@ -148,6 +148,12 @@ def test_real_clips_are_trained_on_and_tested_by_their_split(
     assert all(abs(batch.float().mean() - 250) < 3 for batch in real)
     assert len(said) == 1
     assert "torn.mp4" in said[0]
+    (tmp_path / "clips.csv").write_text("\n".join([*lines, *("test,seen.mp4,b", "test,unseen.mp4,b") * 2]))
+    footage = load_footage(replace(options, manifest=tmp_path / "clips.csv", batches=1, test_clips=3), 16, said.append)
+    means = [clip.float().mean().item() for clip in footage.test["real"]]  # of five: the first, the third, the last
+    assert means == pytest.approx([130, 130, 130], abs=3)
+    assert len(footage.test["world"]) == 3
+    (tmp_path / "clips.csv").write_text("\n".join(lines))
     (tmp_path / "unseen.mp4").unlink()
     with pytest.raises(ValueError, match="no clip of split test can be read"):
         load_footage(replace(options, manifest=tmp_path / "clips.csv", batches=1), 16, said.append)
@@ -163,7 +169,7 @@ def test_the_best_rate_is_taken_for_all_seeds(own: Candidate, options: TrainOpti
     assert [(trial.rate, trial.seed) for trial in final] == [(3e-3, 0), (3e-3, 1), (3e-3, 2)]
     assert final[0].held == searched[1].held
     assert all(trial.test["world"] == pytest.approx(trial.held) for trial in final)  # the same clips here
-    assert len(said) == 3
+    assert len(said) == 3 + 3
 
 
 def test_one_that_always_diverges_has_no_result(own: Candidate, options: TrainOptions, batches: list[Tensor]) -> None:

@@ -92,7 +92,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--train-size", type=at_least(1), default=64, help=f"of square crops; tests have twice that {default}")
     add("--train-batch", type=at_least(1), default=2, help=f"crops in a step {default}")
     add("--train-clips", type=at_least(1), default=200, help=f"renders of the world to train on {default}")
-    add("--test-clips", type=at_least(1), default=16, help=f"renders of the unseen world {default}")
+    add("--test-clips", type=at_least(1), default=16, help=f"unseen renders; as many real clips at most {default}")
     add("--lr", type=positive, nargs="+", default=[3e-4, 1e-3, 3e-3], help=f"the best of these is taken {default}")
     add("--optimizer", choices=("adamw", "muon"), default="adamw", help=f"muon at ten times the rate {default}")
     add("--seeds", type=at_least(1), default=1, help=f"trainings with the best rate {default}")

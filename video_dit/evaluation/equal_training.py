@@ -49,7 +49,8 @@ class TrainOptions:
             convolutions are matrices in `VideoVAE` alone.
         seeds: trainings with the best rate, from other weights and in another order.
         manifest: real clips; rows of split ``train`` are trained on, half of the time, and those of ``test`` tested.
-        world_clips: renders to train on. test_clips: unseen ones. threads: of the CPU. device: "cpu" or "cuda".
+        world_clips: renders to train on. test_clips: unseen renders, and at most as many real clips, spread over their
+            rows: large rivals take seconds for each. threads: of the CPU. device: "cpu" or "cuda".
         max_steps: ends a training, instead of ``seconds``.
     """
 
@@ -134,6 +135,8 @@ def load_footage(options: TrainOptions, multiple: int, warn: Callable[[str], Non
     test = {"world": [sample_scene("test", seed).render(options.frames, side, side, 8.0) for seed in seeds]}
     if options.manifest:
         test["real"] = _real_clips(options.manifest, options.frames, side, multiple, warn)
+        places = torch.linspace(0, len(test["real"]) - 1, min(len(test["real"]), options.test_clips))
+        test["real"] = [test["real"][round(place)] for place in places.tolist()]
     return Footage(batches[HELD:], batches[:HELD], test)
 
 
@@ -264,6 +267,8 @@ def run_trials(
 
     def tested(trial: Trial, vae: Autoencoder) -> Trial:
         test = {group: mean_psnr(vae, [clip[None] for clip in clips]) for group, clips in footage.test.items()}
+        scores = ", ".join(f"{group} {score:.2f} dB" for group, score in test.items())
+        say(f"{candidate.name}: rate {trial.rate:g}, seed {trial.seed}, unseen clips: {scores}")
         return replace(trial, test=test)
 
     searched: list[Trial] = []
