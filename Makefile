@@ -43,8 +43,8 @@ lint: .venv/.installed-test
 bench: setup
 	@$(BIN)/python tools/benchmark.py vae --size 128x128 $(ARGS)
 
-# A model like the shipped one from nothing: the autoencoder on the world (and on real clips, with MANIFEST=clips.csv), then the
-# transformer on the world.
+# A model like the shipped one from nothing: the autoencoder on the world (and on real clips, with MANIFEST=clips.csv),
+# then the transformer on the world.
 train-tiny: setup
 	$(BIN)/deepspeed tools/train_vae.py --config vae_tiny.yaml $(if $(MANIFEST),data.manifest=$(MANIFEST)) $(VAE_ARGS)
 	$(BIN)/deepspeed train.py --config sora_tiny.yaml vae.path=runs/vae_tiny $(ARGS)

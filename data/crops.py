@@ -91,6 +91,7 @@ class Crops(Dataset):
         if config.manifest and (split == "train" or has_split(config.manifest, split)):
             sizes, frames = config.manifest_sizes, config.manifest_frames
             self.real = ManifestClips(config.manifest, split, frames, sizes, None, frame_multiple=1)
+        self.keeps = True
         self.damaged: set[tuple[ClipSource, int]] = set()  # reported, and not opened again
         self.fitting: dict[ClipSource, list[list[int]]] = {}  # of sources that are drawn from
         if self.real is None or config.world_share > 0:
@@ -150,10 +151,12 @@ class Crops(Dataset):
             logger.warning("left out: %s", error)
             self.damaged.add((source, index))
             return None
-        try:
-            self.cache.put(key, {"frames": clip.frames})
-        except (OSError, SafetensorError) as error:  # the disk is full, say
-            logger.warning("not kept in data.cache=%s: %s", self.config.cache, error)
+        if self.keeps:
+            try:
+                self.cache.put(key, {"frames": clip.frames})
+            except (OSError, SafetensorError) as error:  # the disk is full, say
+                logger.warning("no more clips are kept in data.cache=%s: %s", self.config.cache, error)
+                self.keeps = False
         return clip.frames[part]
 
 

@@ -44,8 +44,11 @@ class TensorCache:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.part")
-        save_file({name: t.contiguous() for name, t in tensors.items()}, draft)
-        draft.replace(path)
+        try:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)  # of a full disk
 
     def _path(self, key: str) -> Path | None:
         if self.folder is None:

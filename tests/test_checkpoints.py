@@ -17,7 +17,7 @@ def test_latents_of_the_shipped_autoencoder_are_frozen() -> None:
     assert sum(parameter.numel() for parameter in codec.vae.parameters()) <= 3_000_000
 
 
-def test_the_shipped_autoencoder_is_as_good_as_its_card_says() -> None:
+def test_the_shipped_autoencoder_reaches_what_is_asked_of_it() -> None:
     options = VAEOptions(
         model=MODEL,
         manifest=None,

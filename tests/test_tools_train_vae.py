@@ -170,6 +170,17 @@ def test_equivariance_transforms_frames_and_latents_alike(tool: ModuleType) -> N
     assert terms["l1"] < 1e-5
 
 
+def test_what_is_to_be_reached_is_not_rounded(
+    tool: ModuleType, tiny_vae: VideoVAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 weights take bf16 frames, but the loss is that of the frames as they were."""
+    frames, seen = torch.rand(1, 3, 5, 16, 16) * 2 - 1, []
+    monkeypatch.setattr(tool, "reconstruction_loss", lambda prediction, target, *_: seen.append(target))
+    tool.Autoencode(tiny_vae.bfloat16(), tool.LossWeights())(frames, torch.Generator().manual_seed(0), None)
+    assert torch.equal(seen[0], frames)
+    assert not torch.equal(frames.bfloat16().float(), frames)
+
+
 def test_the_frame_rule_and_the_grid_are_those_of_the_model(tool: ModuleType, tmp_path: Path) -> None:
     config = run_config(tool, tmp_path)
     deeper = replace(config.model, time_factor=8, space_factor=16)

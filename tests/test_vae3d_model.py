@@ -123,6 +123,8 @@ def test_latents_of_a_wrong_shape_are_named(tiny_vae: VideoVAE, shape: tuple[int
         ({"wavelet_levels": -1}, "wavelet_levels=-1 must be at least 0"),
         ({"decoder_depth": -1}, "decoder_depth=-1 must be at least 0"),
         ({"ratio": -1.0}, "ratio=-1.0 must give the feed-forward layers at least one hidden channel"),
+        ({"ratio": float("inf")}, "ratio=inf must give the feed-forward layers"),
+        ({"ratio": float("nan")}, "ratio=nan must give the feed-forward layers"),
         ({"ratio": 0.1}, "ratio=0.1 must give the feed-forward layers at least one hidden channel"),
         ({"time_factor": 3}, "time_factor=3 must be a multiple of 2**wavelet_levels=2"),
         ({"space_factor": 6, "wavelet_levels": 2}, "space_factor=6 must be a multiple"),

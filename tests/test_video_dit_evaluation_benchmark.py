@@ -87,7 +87,7 @@ def test_one_that_fails_does_not_end_the_others(options: VAEBenchmark, monkeypat
     lines: list[str] = []
     entry = entries_of(options)[0]
     assert measure(entry, options.speed).failed == "not enough memory"
-    assert streams_of(entry, options, lines.append) == {}
+    assert streams_of(entry, options, lines.append) == dict.fromkeys((0.5, 1.0), "not enough memory")
     assert lines[0] == "ours, vae_a: 0.5 s streamed failed: not enough memory"
 
 
@@ -103,7 +103,6 @@ def test_nothing_to_stream_and_nothing_to_train(options: VAEBenchmark) -> None:
     [
         ({"frames": 6}, "--train-frames 6 must be 1 \\+ 4k for ours, vae_a: use 5 or 9"),
         ({"manifest": Path("none.csv")}, "manifest none.csv does not exist"),
-        ({"manifest": Path("none.csv"), "size": 264}, "--train-size 264 must be at most 256 with --manifest"),
         ({"size": 20}, "--train-size: height 20 must be a multiple of 8 for ours, vae_a: use 16 or 24"),
     ],
 )

@@ -93,3 +93,9 @@ def test_memory_of_a_long_clip_is_that_of_a_short_one(peak: int, met: bool) -> N
 def test_memory_of_a_stream_that_takes_none_of_its_own() -> None:
     (found,) = of(requirements([row(OWN, 1.0)], {"x": {60.0: stream(150), 5.0: stream(100)}}, []), "memory")
     assert (found.value, found.met) == (1.5, False)
+
+
+def test_a_long_clip_that_failed_does_not_hold() -> None:
+    streams = {5.0: stream(100), 30.0: stream(100), 60.0: "no memory"}
+    (found,) = of(requirements([row(OWN, 1.0)], {"x": streams}, []), "memory")
+    assert (found.value, found.met) == (None, False)

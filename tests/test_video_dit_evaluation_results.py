@@ -54,6 +54,7 @@ def test_json_names_the_units() -> None:
     stream = stream_as_json(5.0, Stream(121, 2.0, Memory(10, 30)))
     expected = {"clip_seconds": 5.0, "frames": 121, "decode_seconds": 2.0, "bytes_before": 10, "peak_bytes": 30}
     assert stream == expected
+    assert stream_as_json(5.0, "no memory") == {"clip_seconds": 5.0, "failed": "no memory"}
     json.dumps([found, stream], allow_nan=False)
 
 

@@ -110,7 +110,7 @@ class LatentCodec:
                 raise ValueError(f"{name}={size} must be a multiple of {self.grid}: use {lower} or {lower + self.grid}")
 
     def check_latents(self, latents: Tensor) -> None:
-        """Raises ValueError unless ``latents`` is ``(b, latent_channels, t, h, w)`` and holds finite numbers."""
+        """Raises ValueError unless ``latents`` is ``(b, latent_channels, t, h, w)``, b, h and w not 0, and finite."""
         shape = tuple(latents.shape)
         if len(shape) != 5 or shape[1] != self.latent_channels or not shape[0] * shape[3] * shape[4]:
             raise ValueError(
@@ -199,8 +199,8 @@ class CodecEncodeStream:
             return self._nothing()
         length = codec.chunk_length(frames.shape[3] // codec.grid, frames.shape[4] // codec.grid)
         parts = frames.split(length * codec.frame_rule[0], dim=2)
-        parts = [self._stream.push(part.to(vae.device, vae.dtype)) for part in parts]
-        return codec.normalize(torch.cat(parts, dim=2).float())
+        latents = [self._stream.push(part.to(vae.device, vae.dtype)) for part in parts]
+        return codec.normalize(torch.cat(latents, dim=2).float())
 
     @torch.no_grad()
     def finish(self) -> Tensor:

@@ -138,7 +138,7 @@ class VideoVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
             for name, value in values.items():
                 if value < least:
                     raise ValueError(f"{name}={value} must be at least {least}")
-        if not int(ratio * min(encoder_width, decoder_width)) >= 1:
+        if not 1 <= ratio * min(encoder_width, decoder_width) < math.inf:
             raise ValueError(f"ratio={ratio} must give the feed-forward layers at least one hidden channel: use 2 to 4")
         step = 2**wavelet_levels
         for name, factor in (("time_factor", time_factor), ("space_factor", space_factor)):

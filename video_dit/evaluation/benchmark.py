@@ -78,7 +78,7 @@ def benchmark_vae(options: VAEBenchmark, say: Callable[[str], None]) -> dict[str
         rows.append(measure(entry, s))
         say(rows[-1].line())
     streams = {entry.config: streams_of(entry, options, say) for entry in entries if entry.candidate.kind == "ours"}
-    trained = train_all(entries, footage, options.train, say) if options.train and footage else []
+    trained = train_all(entries, footage, options.train, say) if options.train and footage else []  # both or none
     wanted = requirements(rows, streams, trained)
     say(f"\nrequired at {ASKED}; measured at {measured}")
     for requirement in wanted:
@@ -133,13 +133,14 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def streams_of(entry: Entry, options: VAEBenchmark, say: Callable[[str], None]) -> dict[float, Stream]:
-    """Clips of ours by their seconds, without those that failed."""
-    found = {}
+def streams_of(entry: Entry, options: VAEBenchmark, say: Callable[[str], None]) -> dict[float, Stream | str]:
+    """Clips of ours by their seconds; for those that failed, why."""
+    found: dict[float, Stream | str] = {}
     for seconds in sorted(options.memory_seconds):
         try:
             stream = in_own_process(measure_stream, entry.candidate, seconds, options.speed)
         except (RuntimeError, MemoryError) as error:
+            found[seconds] = reason(error)
             say(f"{entry.candidate.name}: {seconds:g} s streamed failed: {reason(error)}")
             continue
         found[seconds] = stream

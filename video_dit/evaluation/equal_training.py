@@ -32,7 +32,6 @@ WARMUP, DECAY = 0.03, 0.3
 """Shares of the time in which the rate rises from a tenth of its height, and at last falls to 0."""
 HELD = 4  # batches kept from training, to choose the rate by
 CACHE = "cache/frames"
-REAL_FRAMES, REAL_SIDE = 65, 256  # what is kept of real clips: frames of a part, and its short side
 
 
 @dataclass(frozen=True)
@@ -113,20 +112,22 @@ def load_footage(options: TrainOptions, multiple: int, warn: Callable[[str], Non
         ValueError: the manifest is no good, or no clip is large enough.
     """
     side = 2 * options.size
-    if options.manifest and options.size > REAL_SIDE:
-        raise ValueError(f"--train-size {options.size} must be at most {REAL_SIDE} with --manifest")
     config = CropConfig(
         world_clips=options.world_clips,
         world_frames=2 * options.frames - 1,
         world_sizes=[[side, side]],
         manifest=str(options.manifest or ""),
-        manifest_frames=max(REAL_FRAMES, options.frames),
+        manifest_frames=max(CropConfig.manifest_frames, options.frames),
         batches=[[options.batch, options.frames, options.size, options.size]],
         cache=CACHE,
     )
     if options.manifest and not (has_split(options.manifest, "train") and has_split(options.manifest, "test")):
         raise ValueError(f"--manifest {options.manifest} must have rows of split train and of split test")
-    crops = Crops(config, seed=0, split="train")
+    try:
+        crops = Crops(config, seed=0, split="train")
+    except ValueError as error:
+        asked = f"--train-frames {options.frames} --train-size {options.size} --manifest {options.manifest}"
+        raise ValueError(f"{asked}: {error}") from None
     positions = tqdm(range(options.batches + HELD), desc="training clips", leave=False, disable=None)
     batches = [batch for position in positions if len(batch := crops[position])]
     if len(batches) <= HELD:

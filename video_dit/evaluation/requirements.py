@@ -31,12 +31,13 @@ class Requirement:
 
 
 def requirements(
-    rows: Sequence[Row], streams: Mapping[str, Mapping[float, Stream]], trained: Sequence[Trained]
+    rows: Sequence[Row], streams: Mapping[str, Mapping[float, Stream | str]], trained: Sequence[Trained]
 ) -> list[Requirement]:
     """What each of ours must reach: in speed, in quality after equal training time, and in memory.
 
     Args:
-        rows: of all autoencoders. streams: long clips of ours, by config and seconds. trained: ours and the shrunk.
+        rows: of all autoencoders. streams: long clips of ours by config and seconds, or why they failed. trained: ours
+            and the shrunk.
     """
     found = []
     for own in (row for row in rows if row.entry.candidate.kind == "ours"):
@@ -69,13 +70,15 @@ def _quality(own: Row, ours: Trained | None, theirs: Trained | None, rival: Riva
     return [Requirement(t, None, None) if math.isnan(v) else Requirement(t, v, v >= 0) for t, v in found.items()]
 
 
-def _memory(own: Row, streams: Mapping[float, Stream]) -> Requirement:
+def _memory(own: Row, streams: Mapping[float, Stream | str]) -> Requirement:
     name = own.entry.candidate.name
     if len(streams) < 2:
         return Requirement(f"{name}: peak memory of a long clip at most {MEMORY_GROWTH} of a short one's", None, None)
-    short, long = min(streams), max(streams)
-    growth = streams[long].memory.peak / streams[short].memory.peak
-    text = f"{name}: peak memory of {long:g} s at most {MEMORY_GROWTH} of that of {short:g} s"
-    if streams[short].memory.own:  # a tiny one may need nothing new
-        text += f" (of what decoding takes itself {streams[long].memory.own / streams[short].memory.own:.2f})"
+    text = f"{name}: peak memory of {max(streams):g} s at most {MEMORY_GROWTH} of that of {min(streams):g} s"
+    short, long = streams[min(streams)], streams[max(streams)]
+    if isinstance(short, str) or isinstance(long, str):
+        return Requirement(text, None, False)
+    growth = long.memory.peak / short.memory.peak
+    if short.memory.own:  # a tiny one may need nothing new
+        text += f" (of what decoding takes itself {long.memory.own / short.memory.own:.2f})"
     return Requirement(text, growth, growth <= MEMORY_GROWTH)

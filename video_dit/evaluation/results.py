@@ -99,8 +99,10 @@ def row_as_json(row: Row) -> dict[str, Any]:
     return found
 
 
-def stream_as_json(seconds: float, stream: Stream) -> dict[str, float]:
-    """Figures of a long clip with their units."""
+def stream_as_json(seconds: float, stream: Stream | str) -> dict[str, float | str]:
+    """Figures of a long clip with their units, or why it failed."""
+    if isinstance(stream, str):
+        return {"clip_seconds": seconds, "failed": stream}
     return {
         "clip_seconds": seconds,
         "frames": stream.frames,
