@@ -189,9 +189,8 @@ def build_vae(config: VAEConfig) -> VideoVAE:
     return vae.train()
 
 
-def train(config: VAEConfig) -> None:
-    """The whole run: build, resume, step, log, validate, save."""
-    vae = build_vae(config)
+def train(config: VAEConfig, vae: VideoVAE) -> None:
+    """The whole run: resume, step, log, validate, save."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir = Path(config.run_dir)
     module = Autoencode(vae, config.losses)
@@ -251,8 +250,9 @@ def main() -> int:
     """Exit code 2 for what the user got wrong."""
     try:
         config = config_from_command_line(VAEConfig, __doc__.splitlines()[0])
+        vae = build_vae(config)
         with process_group():
-            train(config)
+            train(config, vae)
     except ValueError as error:
         print(f"train_vae.py: {error}", file=sys.stderr)
         return 2
