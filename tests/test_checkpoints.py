@@ -1,11 +1,11 @@
 """What is shipped in checkpoints/: the autoencoder, whose latents are frozen."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
+from types import ModuleType
 
 from vae3d import LatentCodec
-from video_dit.evaluation.vae import VAEOptions, evaluate_vae
 
 MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
 
@@ -17,21 +17,12 @@ def test_latents_of_the_shipped_autoencoder_are_frozen() -> None:
     assert sum(parameter.numel() for parameter in codec.vae.parameters()) <= 3_000_000
 
 
-def test_the_shipped_autoencoder_reaches_what_is_asked_of_it() -> None:
-    options = VAEOptions(
-        model=MODEL,
-        manifest=None,
-        split="test",
-        clips=16,
-        frames=17,
-        short_side=256,
-        world_size=128,
-        frame_rate=None,
-        dtype="auto",
-        device="cpu",
-    )
-    found, _ = evaluate_vae(options, lambda line: None, pytest.fail)
-    figures = found["mean"]["world"]
+def test_the_shipped_autoencoder_reaches_what_is_asked_of_it(
+    load_tool: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    evaluate = load_tool("evaluate")
+    evaluate.run_vae(evaluate.parse_arguments(["vae", "--dtype", "auto", "--json", str(tmp_path / "figures.json")]))
+    figures = json.loads((tmp_path / "figures.json").read_text())["mean"]["world"]
     assert figures["psnr"] >= 36
     for axis in ("time", "space"):
         assert 1 / 1.2 <= figures[f"blocking_in_{axis}"] <= 1.2
