@@ -1,12 +1,9 @@
 """Fixtures that several test files share."""
 
 import importlib.util
-import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -64,17 +61,6 @@ def tiny_vae() -> VideoVAE:
             latents_std=std.tolist(),
         )
     return vae.eval()
-
-
-def pytest_sessionstart() -> None:
-    """Give back the shared memory that DeepSpeed's jobs on CPUs left behind: 66 MiB a rank, until the next boot.
-
-    A job opens it when it starts and needs its name no more, so what is an hour old is of no use.
-    """
-    for path in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_{os.getuid()}_*"):
-        with suppress(FileNotFoundError):  # another worker was faster
-            if time.time() - path.stat().st_mtime > 3600:
-                path.unlink()
 
 
 def free_port() -> int:

@@ -246,6 +246,7 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1600)
 def test_sora_small_takes_two_steps(tmp_path: Path) -> None:
     settings = [f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "data.token_budget=1000"]
     settings += ["data.workers=0", "data.validation_packs=1", "data.sample_prompts=[]", "train.max_steps=2"]

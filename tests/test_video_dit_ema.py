@@ -21,7 +21,6 @@ PROGRAM = '''
 
 from pathlib import Path
 
-import deepspeed
 import torch
 from deepspeed import comm as dist
 from deepspeed.utils import safe_get_full_fp32_param
@@ -29,39 +28,43 @@ from safetensors.torch import save_file
 from torch import nn
 
 from video_dit.ema import EMA
-from video_dit.engine import TrainConfig, initialize
+from video_dit.engine import TrainConfig, initialize, process_group
 from video_dit.layers import fast_dtype
 
-deepspeed.init_distributed(verbose=False)
-for stage in (1, 2, 3):
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.LayerNorm(7), nn.Linear(7, 3))
-    module[0].bias.requires_grad_(False)
-    engine = initialize(module, TrainConfig(zero_stage=stage, lr=0.05))
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    plain = {name: safe_get_full_fp32_param(p).clone() for name, p in trained.items()}
-    ema = EMA(engine, decay=0.15)
-    for step in range(3):
-        inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(10 * step + dist.get_rank()))
-        loss = engine(inputs.to(fast_dtype(engine.device))).float().square().mean()
-        engine.backward(loss)
-        engine.step()
-        ema.update(engine, step)
-        decay = min(0.15, (1 + step) / (10 + step))
-        for name, p in trained.items():
-            plain[name] = decay * plain[name] + (1 - decay) * safe_get_full_fp32_param(p)
-    folder = Path(__file__).parent / f"stage-{stage}"
-    folder.mkdir(parents=True, exist_ok=True)
-    ema.save(folder, dist.get_rank())
-    again = EMA(engine, decay=0.15)
-    dist.barrier()
-    again.load(folder)
-    for name, (at, part) in ema.slices.items():
-        assert again.slices[name][0] == at and torch.equal(again.slices[name][1], part), name
-    if dist.get_rank() == 0:
-        save_file({name: p.cpu().contiguous() for name, p in plain.items()}, folder / "plain.safetensors")
-    dist.barrier()
-dist.destroy_process_group()
+
+def main() -> None:
+    for stage in (1, 2, 3):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.LayerNorm(7), nn.Linear(7, 3))
+        module[0].bias.requires_grad_(False)
+        engine = initialize(module, TrainConfig(zero_stage=stage, lr=0.05))
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        plain = {name: safe_get_full_fp32_param(p).clone() for name, p in trained.items()}
+        ema = EMA(engine, decay=0.15)
+        for step in range(3):
+            inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(10 * step + dist.get_rank()))
+            loss = engine(inputs.to(fast_dtype(engine.device))).float().square().mean()
+            engine.backward(loss)
+            engine.step()
+            ema.update(engine, step)
+            decay = min(0.15, (1 + step) / (10 + step))
+            for name, p in trained.items():
+                plain[name] = decay * plain[name] + (1 - decay) * safe_get_full_fp32_param(p)
+        folder = Path(__file__).parent / f"stage-{stage}"
+        folder.mkdir(parents=True, exist_ok=True)
+        ema.save(folder, dist.get_rank())
+        again = EMA(engine, decay=0.15)
+        dist.barrier()
+        again.load(folder)
+        for name, (at, part) in ema.slices.items():
+            assert again.slices[name][0] == at and torch.equal(again.slices[name][1], part), name
+        if dist.get_rank() == 0:
+            save_file({name: p.cpu().contiguous() for name, p in plain.items()}, folder / "plain.safetensors")
+        dist.barrier()
+
+
+with process_group():
+    main()
 '''
 
 

@@ -1,6 +1,9 @@
 """Settings, learning rate, the DeepSpeed engine, saving and resuming."""
 
+import os
 import shutil
+import subprocess
+import sys
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -349,3 +352,12 @@ def test_a_process_group_leaves_no_threads_behind(one_rank_environment: None, fa
             break
         time.sleep(0.1)
     assert gloo_threads() == before
+
+
+def test_a_process_group_waits_for_no_compiler(tmp_path: Path, one_rank_environment: None) -> None:
+    """Whose lock, left by a killed process, would hold up every job of this user for ever."""
+    program = "from video_dit.engine import process_group\nwith process_group():\n    pass"
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
