@@ -291,12 +291,8 @@ def test_train_vae_on_two_ranks_resumes_as_if_uninterrupted(tmp_path: Path, stag
 @pytest.mark.slow
 def test_train_vae_goes_on_from_given_weights(tmp_path: Path) -> None:
     settings = ["data.world_clips=4", "data.world_sizes=[[32,32]]", "data.batches=[[2,9,32,32]]", "train.lr=1e-44"]
-    settings += [
-        "train.muon_lr=1e-44",
-        f"run_dir={tmp_path}/run",
-        f"data.cache={tmp_path}/cache",
-        f"train.init_from={MODEL}",
-    ]
+    settings += ["train.muon_lr=1e-44", f"train.init_from={MODEL}"]
+    settings += [f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache"]
     result = deepspeed("tools/train_vae.py", "--config", "vae_tiny.yaml", *settings, "train.max_steps=1")
     assert result.returncode == 0, result.stderr
     file = "vae/diffusion_pytorch_model.safetensors"
