@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from tempfile import mkdtemp
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
@@ -33,6 +35,7 @@ def test_every_file_it_names_exists() -> None:
         assert (ROOT / link).exists(), link
 
 
+@pytest.mark.timeout(3600)
 def test_commands_run_in_order(tmp_path: Path) -> None:
     """In order, since some continue what an earlier one wrote."""
     for command in COMMANDS:

@@ -355,9 +355,13 @@ def test_a_process_group_leaves_no_threads_behind(one_rank_environment: None, fa
 
 
 def test_a_process_group_waits_for_no_compiler(tmp_path: Path, one_rank_environment: None) -> None:
-    """Whose lock, left by a killed process, would hold up every job of this user for ever."""
+    """A process that is killed while it builds an extension leaves a lock, which holds up every later job."""
     program = "from video_dit.engine import process_group\nwith process_group():\n    pass"
-    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    for name in ("c++", "g++", "gcc", "cc"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/called\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["c++", "cc", "g++", "gcc"]

@@ -65,14 +65,15 @@ class TrainConfig:
 def process_group() -> Iterator[None]:
     """The ranks of this job, for as long as the block runs.
 
-    DeepSpeed's extension for reductions through shared memory is left out: it serves tensor-parallel inference alone,
-    but each rank would wait for a compiler to build it, for ever where one was killed in the middle and left its lock,
-    and leave 66 MiB in ``/dev/shm`` behind.
+    DeepSpeed's extension for reductions through shared memory is left out. Only tensor-parallel inference uses it, but
+    every job on CPUs would compile or load it; if a process is killed while it compiles, its lock file stays, and later
+    jobs wait for ever. Each rank would also leave 66 MiB in ``/dev/shm``.
 
     A group of gloo that is left open may abort the process when it ends, as its threads let go of tensors when Python
     is no more: 8 of 24 processes that ended right after a barrier did.
     """
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # the whole of it: to read it once would try all compilers
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     deepspeed.init_distributed()
     done = False
     try:
