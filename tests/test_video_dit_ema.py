@@ -31,8 +31,7 @@ from video_dit.ema import EMA
 from video_dit.engine import TrainConfig, initialize, process_group
 from video_dit.layers import fast_dtype
 
-
-def main() -> None:
+with process_group():
     for stage in (1, 2, 3):
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.LayerNorm(7), nn.Linear(7, 3))
@@ -61,10 +60,6 @@ def main() -> None:
         if dist.get_rank() == 0:
             save_file({name: p.cpu().contiguous() for name, p in plain.items()}, folder / "plain.safetensors")
         dist.barrier()
-
-
-with process_group():
-    main()
 '''
 
 

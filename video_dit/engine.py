@@ -72,7 +72,7 @@ def process_group() -> Iterator[None]:
     A group of gloo that is left open may abort the process when it ends, as its threads let go of tensors when Python
     is no more: 8 of 24 processes that ended right after a barrier did.
     """
-    # the whole of it: to read it once would try all compilers
+    # set as a whole: to read it would have DeepSpeed probe all its extensions, by the compiler
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     deepspeed.init_distributed()
     done = False
