@@ -3,17 +3,33 @@
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+COLUMNS = {
+    "path": ("path", "video", "video_path", "file_name", "filename", "file_path", "file", "media_path"),
+    "text": ("text", "caption", "prompt", "description"),
+    "width": ("width",),
+    "height": ("height",),
+    "fps": ("fps", "frame_rate", "framerate"),
+    "num_frames": ("num_frames", "frames", "frame"),
+    "start": ("start", "start_time", "start_sec"),
+    "end": ("end", "end_time", "end_sec"),
+    "seconds": ("seconds", "duration"),
+    "split": ("split",),
+}
+"""What a column may be called, as Open-Sora, OpenVid, Hugging Face's video folders and trainers of CogVideoX, LTX and
+Wan have it; the first that is there counts. ``seconds`` is the length of what is taken, if neither ``end`` nor
+``num_frames`` with ``fps`` tells it."""
 
 
 @dataclass(frozen=True)
 class ClipRecord:
     """One row. `start` and `end` are seconds within the file (`end=None`: to its end). `width`, `height`,
     `fps` and `num_frames` are what the manifest says, None where it says nothing, or 0. `row` counts as a
-    spreadsheet does: the header of a csv is row 1; in a jsonl it is the line."""
+    spreadsheet does: the header of a csv is row 1; in a jsonl it is the line, in a parquet the first row is row 1."""
 
     path: Path
     text: str
@@ -28,8 +44,9 @@ class ClipRecord:
 
 
 def read_manifest(path: str | Path, split: str | None = None) -> list[ClipRecord]:
-    """Read a `.csv` or `.jsonl` manifest with `path` and `text` and, where known, `width`, `height`, `fps`,
-    `num_frames`, `start`, `end` and `split`; other columns are left alone.
+    """Read a `.csv`, `.jsonl` or `.parquet` manifest: a path and a text for each clip and, where known, its `width`,
+    `height`, `fps`, `num_frames`, `start`, `end` and `split`, under any of the names in `COLUMNS`. Other columns are
+    left alone.
 
     Relative paths are relative to the manifest's folder. Files are not opened here. With `split`, only rows
     of that split are read, if the manifest has splits at all; so rows of `test` are never trained on.
@@ -39,13 +56,14 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[ClipRecord
             by file and row), or no row is left.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise ValueError(f"manifest {path} ends in {path.suffix or 'nothing'!r}: use a .csv or .jsonl file")
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    read_rows = readers.get(path.suffix.lower())
+    if read_rows is None:
+        raise ValueError(f"manifest {path} ends in {path.suffix or 'nothing'!r}: use a .csv, .jsonl or .parquet file")
     if not path.is_file():
         raise ValueError(f"manifest {path} does not exist: check its path")
-    read_rows = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
     try:
-        rows = list(read_rows(path))
+        rows = [(number, _renamed(row)) for number, row in read_rows(path)]
     except UnicodeDecodeError as error:
         raise ValueError(f"manifest {path} is not UTF-8 text: save it as UTF-8") from error
     if not rows:
@@ -65,9 +83,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 1
         try:
             names = reader.fieldnames or []
-            for name in ("path", "text"):
-                if name not in names:
-                    raise ValueError(f"{path.name} row 1: column {name!r} is missing: the header must name it")
+            _check_columns(path, names)
             for number, row in enumerate(reader, start=2):
                 if None in row or None in row.values():
                     raise ValueError(
@@ -93,6 +109,36 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names)
+            known = [name for name in file.schema_arrow.names if any(name in names for names in COLUMNS.values())]
+            number = 0
+            for batch in file.iter_batches(columns=known):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"manifest {path} is no parquet file ({str(error).splitlines()[0]}): write it anew") from error
+
+
+def _check_columns(path: Path, present: Collection[str]) -> None:
+    for name in ("path", "text"):
+        if not any(alias in present for alias in COLUMNS[name]):
+            others = ", ".join(COLUMNS[name][1:])
+            raise ValueError(f"{path.name} row 1: column {name!r} is missing (or one of {others}): add it")
+
+
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    """The row by our names for its columns."""
+    found = {name: next((alias for alias in aliases if alias in row), None) for name, aliases in COLUMNS.items()}
+    return {name: row[alias] for name, alias in found.items() if alias is not None}
+
+
 def _of_split(path: Path, rows: list[tuple[int, dict[str, Any]]], split: str) -> list[tuple[int, dict[str, Any]]]:
     if not any(row.get("split") for _, row in rows):
         return rows
@@ -115,6 +161,9 @@ def _record(path: Path, number: int, row: dict[str, Any]) -> ClipRecord:
         raise ValueError(f"{where}: path is empty: name the clip's file")
     start = _number(where, row, "start", minimum=0.0) or 0.0
     end = _number(where, row, "end", minimum=0.0)
+    seconds = _number(where, row, "seconds", minimum=0.0)
+    if end is None and seconds and not (row.get("fps") and row.get("num_frames")):
+        end = start + seconds
     if end is not None and end <= start:
         raise ValueError(f"{where}: end={end:g} must come after start={start:g} (seconds): change either")
     return ClipRecord(

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,11 +84,11 @@ def write_rows(path: str | Path, rows: Sequence[tuple[str, Tensor | np.ndarray]]
         sheet.save(temporary, format="PNG")
 
 
-def checked_target(path: str | Path, suffix: str) -> Path:
-    """`path`, if it ends in `suffix` and its folder exists; otherwise ValueError."""
+def checked_target(path: str | Path, *suffixes: str) -> Path:
+    """`path`, if it ends in one of `suffixes` (any, if none is given) and its folder exists; otherwise ValueError."""
     path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"cannot write {path}: the name must end in {suffix}")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: folder {path.parent} does not exist: make it first")
     return path
@@ -106,10 +107,12 @@ def checked_frames(frames: Tensor | np.ndarray) -> np.ndarray:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder, renamed to `path` at the end, removed if anything fails."""
+    """A temporary name beside it, for a file or a folder; renamed to `path` at the end, removed if anything fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)

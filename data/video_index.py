@@ -11,13 +11,18 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 
+from data.video_limits import Stopwatch
+
+PEEKED = ("mpeg4", "vp8", "vp9")  # whose packets may show nothing
+MPEG4_PICTURE = b"\0\0\1\xb6"  # the start code of a picture (ISO/IEC 14496-2)
+
 
 @dataclass(frozen=True)
 class StampIndex:
     """`stamps`: of the frames shown, rising, in units of `time_base` seconds; empty if the file shows none.
     `keys`: the stamps of those that decoding can start from. `last_duration`: how long the last frame stays,
-    in the same units. `numbered`: the file has no stamps, so frames were counted. `damage`: why the file
-    ends early, if it does."""
+    in the same units. `numbered`: the file has no stamps, or only what FFmpeg makes up for DivX's packets of
+    two frames, so frames were counted. `damage`: why the file ends early, if it does."""
 
     stamps: list[int]
     keys: list[int]
@@ -55,28 +60,34 @@ class StampIndex:
         return bool((np.abs(intervals - usual) > max(0.05 * usual, 2.5 * float(self.time_base))).any())
 
 
-def read_index(container: InputContainer) -> StampIndex:
-    """Demux the first video stream of an open container to its end."""
+def read_index(container: InputContainer, watch: Stopwatch | None = None) -> StampIndex:
+    """Demux the first video stream of an open container to its end, within the limits of `watch`."""
     stream = container.streams.video[0]
     codec = stream.codec_context.codec.canonical_name
     damage: str | None = None
     packets: list[tuple[int | None, int, bool]] = []
     count = 0
+    packed = False
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue
             count += 1
+            if watch:
+                watch.check()
+            packed = packed or (codec == "mpeg4" and bytes(packet).count(MPEG4_PICTURE) > 1)
             if packet.is_corrupt:
                 damage = "cut short in the middle of a frame"
-            elif not packet.is_discard and is_shown(codec, bytes(packet)):  # edit lists discard
+            elif not packet.is_discard and (
+                codec not in PEEKED or is_shown(codec, bytes(packet))
+            ):  # edit lists discard
                 packets.append((packet.pts, packet.duration or 0, packet.is_keyframe))
     except FFmpegError as error:
         damage = f"the file is damaged ({error.strerror})"
     if stream.frames > count and "mp4" in container.format.name:
         damage = f"cut short: it should have {stream.frames} frames"
     rate = stream.average_rate or stream.guessed_rate
-    numbered = any(pts is None for pts, _, _ in packets)
+    numbered = packed or any(pts is None for pts, _, _ in packets)
     if numbered:
         time_base = 1 / (rate or Fraction(25))
         stamped = [(i, 1, i == 0) for i in range(len(packets))]
@@ -100,9 +111,12 @@ def read_index(container: InputContainer) -> StampIndex:
 
 def is_shown(codec: str, packet: bytes) -> bool:
     """Whether a packet puts a frame on the screen. VP8 and VP9 may keep hidden reference frames in packets of
-    their own; the flag is in the first bytes (RFC 6386 section 9.1; VP9 bitstream section 6.2)."""
+    their own; the flag is in the first bytes (RFC 6386 section 9.1; VP9 bitstream section 6.2). DivX put packets
+    without a picture in place of frames left out."""
     if codec == "vp8":
         return bool(packet[0] & 0x10)
+    if codec == "mpeg4":
+        return MPEG4_PICTURE in packet
     if codec == "vp9" and packet[-1] & 0xE0 != 0xC0:  # not a superframe, which always ends in a shown frame
         shift = 1 if packet[0] & 0x30 == 0x30 else 0  # profile 3 has one more bit in front
         shows_existing, shows_this = 0x08 >> shift, 0x02 >> shift

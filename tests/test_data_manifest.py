@@ -1,9 +1,12 @@
 """Manifests: what a row may say, and errors that name the row."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from data.manifest import ClipRecord, read_manifest
 
@@ -97,8 +100,8 @@ def test_wrong_jsonl_rows_are_named(tmp_path: Path, text: str, error: str) -> No
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
         read_manifest(tmp_path / "no.csv")
-    with pytest.raises(ValueError, match=r"use a \.csv or \.jsonl"):
-        read_manifest(tmp_path / "clips.parquet")
+    with pytest.raises(ValueError, match=r"use a \.csv, \.jsonl or \.parquet"):
+        read_manifest(tmp_path / "clips.arrow")
     (tmp_path / "latin.csv").write_bytes("path,text\na,caf\u00e9\n".encode("latin-1"))
     with pytest.raises(ValueError, match="UTF-8"):
         read_manifest(tmp_path / "latin.csv")
@@ -111,3 +114,37 @@ def test_index_of_the_real_clips() -> None:
     assert all(record.path.is_file() for records in splits.values() for record in records)
     assert not {r.path for r in splits["train"]} & {r.path for r in splits["test"]}
     assert len(read_manifest(CLIPS / "index.csv")) == 136
+
+
+def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
+    table = write(tmp_path / "clips.csv", "path,text,fps,start,split\na.mp4,a café,8,1,train\nb.mp4,b,,,test\n")
+    columns = {"path": ["a.mp4", "b.mp4"], "text": ["a café", "b"], "fps": [8.0, None], "start": [1, None]}
+    parquet.write_table(pyarrow.table({**columns, "split": ["train", "test"]}), tmp_path / "clips.parquet")
+    from_table, from_parquet = read_manifest(table), read_manifest(tmp_path / "clips.parquet")
+    assert [replace(record, row=record.row - 1) for record in from_table] == from_parquet
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet at all")
+    with pytest.raises(ValueError, match=r"bad.parquet is no parquet file .*: write it anew"):
+        read_manifest(tmp_path / "bad.parquet")
+    parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "lacks.parquet")
+    with pytest.raises(ValueError, match=r"lacks.parquet row 1: column 'path' is missing"):
+        read_manifest(tmp_path / "lacks.parquet")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "video,caption,fps,frame",  # OpenVid
+        "file_name,text,frame_rate,num_frames",  # Hugging Face's video folder
+        "media_path,prompt,framerate,frames",
+    ],
+)
+def test_columns_of_other_systems_are_taken_as_they_are(tmp_path: Path, header: str) -> None:
+    (record,) = read_manifest(write(tmp_path / "clips.csv", f"{header}\na.mp4,a cat,24,48\n"))
+    assert record == ClipRecord(tmp_path / "a.mp4", "a cat", 2, fps=24, num_frames=48)
+
+
+def test_a_length_in_seconds_gives_the_end(tmp_path: Path) -> None:
+    rows = "path,text,fps,num_frames,start,seconds\na,a,,,2,3\nb,b,10,50,0,9\n"
+    first, second = read_manifest(write(tmp_path / "clips.csv", rows))
+    assert (first.start, first.end) == (2, 5)
+    assert second.end is None  # its frames tell it more exactly

@@ -48,6 +48,11 @@ def test_times_count_from_the_first_frame() -> None:
     assert index.end == pytest.approx(0.099)
 
 
+def test_packets_of_mpeg4_without_a_picture() -> None:
+    assert is_shown("mpeg4", bytes.fromhex("000001b0f5000001b651e0429e"))
+    assert not is_shown("mpeg4", b"\x7f")
+
+
 def test_hidden_frames_of_vp8_and_vp9() -> None:
     assert is_shown("vp8", bytes([0x10, 0]))
     assert not is_shown("vp8", bytes([0x00, 0]))
