@@ -1,6 +1,7 @@
 """Full packs: views of clips of any shape, put together up to a budget of tokens.
 
-The order is a pure function of (seed, epoch, position): no state to save, the same for any number of ranks.
+The order is a pure function of (seed, epoch, position, packs a step): no state to save, and the same for as many ranks
+times packs of each.
 """
 
 import logging
@@ -16,6 +17,8 @@ from data.latents import TensorCache
 from data.seeding import draw_integer, keyed_generator
 
 logger = logging.getLogger(__name__)
+
+OPEN_PACKS = 32  # among which a view finds its place; of 8 a hundredth more stays empty, of 64 no less
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,22 @@ class PackPlan:
         token_budget: the most tokens of a pack.
         keyframe_share: share of the views that a keyframe joins.
         seed: of the order and of the views.
+        packs_per_step: of all ranks; those of one step cost about the same, so that no rank waits for another.
+        attention_cost: of a view's token for each other one, where all that does not grow with their number costs 1;
+            for a transformer of width d it is 1 / (6 d) (see `cost`).
     Raises:
         ValueError: there is no clip, or the longest view does not fit the budget.
     """
 
     def __init__(
-        self, shapes: Sequence[LatentShape], window: int, token_budget: int, keyframe_share: float, seed: int
+        self,
+        shapes: Sequence[LatentShape],
+        window: int,
+        token_budget: int,
+        keyframe_share: float,
+        seed: int,
+        packs_per_step: int = 1,
+        attention_cost: float = 0.0,
     ) -> None:
         if not shapes:
             raise ValueError("there are no clips to train on: check data.manifest and data.num_clips")
@@ -65,6 +78,7 @@ class PackPlan:
             raise ValueError(f"data.token_budget={token_budget} must hold the longest view: use at least {most}")
         self.shapes, self.window, self.token_budget = list(shapes), window, token_budget
         self.keyframe_share, self.seed = keyframe_share, seed
+        self.packs_per_step, self.attention_cost = packs_per_step, attention_cost
         self._first_position = [0]  # of each epoch planned so far
         self._packs: tuple[int, list[list[View]]] = (-1, [])  # of the epoch last asked for
 
@@ -86,8 +100,28 @@ class PackPlan:
     def _epoch(self, epoch: int) -> list[list[View]]:
         if self._packs[0] != epoch:
             views = [self._view(epoch, index) for index in range(len(self.shapes))]
-            self._packs = (epoch, pack_views(views, self.token_budget, keyed_generator(self.seed, epoch, "order")))
+            generator = keyed_generator(self.seed, epoch, "order")
+            packs = pack_views(views, self.token_budget, generator)
+            begun = self._first_position[epoch] % self.packs_per_step
+            self._packs = (epoch, self._in_steps(packs, begun, generator))
         return self._packs[1]
+
+    def _in_steps(self, packs: list[list[View]], begun: int, generator: torch.Generator) -> list[list[View]]:
+        """Packs of like cost one after the other, a step's at a time; the steps in random order.
+
+        The first complete the step that the epoch before has ``begun`` with so many packs, the last begin one that the
+        next epoch completes: both are those of middling cost.
+        """
+        step = self.packs_per_step
+        packs = sorted(packs, key=lambda pack: cost(pack, self.attention_cost))
+        ends = min(len(packs), -begun % step)
+        begins = (len(packs) - ends) % step
+        middle = (len(packs) - ends - begins) // 2
+        completing, beginning = packs[middle : middle + ends], packs[middle + ends : middle + ends + begins]
+        rest = packs[:middle] + packs[middle + ends + begins :]
+        order = torch.randperm(len(rest) // step, generator=generator).tolist()
+        steps = [rest[place * step : (place + 1) * step] for place in order]
+        return [*completing, *(pack for one in steps for pack in one), *beginning]
 
     def _view(self, epoch: int, index: int) -> View:
         """Half of the views begin in mid-clip, where there is no one-frame latent; a third are shorter than the
@@ -104,11 +138,17 @@ class PackPlan:
         return View(index, epoch, start, length, keyframe, (length + keyframe) * shape.tokens_per_frame)
 
 
+def cost(views: Sequence[View], attention_cost: float) -> float:
+    """What a transformer does for a pack, in tokens of a very short one: for n tokens, attention takes 4 n² d FLOPs a
+    layer and all else 24 n d², so a view of n tokens costs ``n (1 + n attention_cost)``, with 1 / (6 d)."""
+    return sum(view.tokens * (1 + view.tokens * attention_cost) for view in views)
+
+
 def pack_views(views: Sequence[View], token_budget: int, generator: torch.Generator) -> list[list[View]]:
     """Put shuffled views into packs of at most ``token_budget`` tokens.
 
     Best fit among a few open packs: each view goes where it leaves the least room, so that long and short views
-    complete each other. Packs come out in random order, the views of each by number of tokens: equal ones together.
+    complete each other. The views of a pack are in the order of their number of tokens: equal ones together.
     """
     open_packs: list[tuple[int, list[View]]] = []  # room left, views
     packs: list[list[View]] = []
@@ -121,12 +161,11 @@ def pack_views(views: Sequence[View], token_budget: int, generator: torch.Genera
             open_packs[best] = (room - view.tokens, [*members, view])
         else:
             open_packs.append((token_budget - view.tokens, [view]))
-            if len(open_packs) > 8:
+            if len(open_packs) > OPEN_PACKS:
                 fullest = min(range(len(open_packs)), key=lambda n: open_packs[n][0])
                 packs.append(open_packs.pop(fullest)[1])
     packs += [members for _, members in open_packs]
-    order = torch.randperm(len(packs), generator=generator).tolist()
-    return [sorted(packs[place], key=lambda view: view.tokens) for place in order]
+    return [sorted(members, key=lambda view: view.tokens) for members in packs]
 
 
 @dataclass(frozen=True)

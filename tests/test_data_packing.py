@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from data.dataset import Clip, ClipShape
 from data.latents import TensorCache
-from data.packing import LatentShape, PackPlan, Packs, View, pack_views
+from data.packing import LatentShape, PackPlan, Packs, View, cost, pack_views
 from data.seeding import keyed_generator
 
 MIXED = [LatentShape(frames, tokens) for frames, tokens in [(13, 16), (13, 15), (5, 24), (1, 36), (9, 60)]]
@@ -45,6 +45,39 @@ def test_each_clip_once_an_epoch_and_other_views_in_the_next() -> None:
     a, b = ({view.index: view for pack in epoch for view in pack} for epoch in (first, second))
     assert sum(a[n] != b[n] for n in a) > 30
     assert [[v.index for v in pack] for pack in first] != [[v.index for v in pack] for pack in second]
+
+
+def imbalance(packs: list[list[View]], step: int) -> float:
+    """By how much the dearest pack of a step is above the mean, on average over the steps."""
+    costs = torch.tensor([cost(pack, 0.01) for pack in packs[: len(packs) // step * step]]).view(-1, step)
+    return float((costs.amax(1) / costs.mean(1) - 1).mean())
+
+
+@pytest.mark.parametrize("step", [2, 8, 24])
+def test_packs_of_a_step_cost_about_the_same(step: int) -> None:
+    """Over the ends of epochs as well, where a step has packs of both."""
+    shapes = [MIXED[n % len(MIXED)] for n in range(1500)]
+    balanced = PackPlan(shapes, WINDOW, BUDGET, 0.1, 0, packs_per_step=step, attention_cost=0.01)
+    count = 3 * len(epoch_of(balanced, 0)) // 2 // step * step
+    plain = plan(1500)
+    even, uneven = ([packs.pack(position) for position in range(count)] for packs in (balanced, plain))
+    assert imbalance(even, step) < 0.05 < 3 * imbalance(even, step) < imbalance(uneven, step)
+
+
+def test_packs_of_a_step_change_the_order_alone() -> None:
+    shapes = [MIXED[n % len(MIXED)] for n in range(100)]
+    balanced = PackPlan(shapes, WINDOW, BUDGET, 0.1, 0, packs_per_step=8, attention_cost=0.01)
+    first, plain = epoch_of(balanced, 0), epoch_of(plan(), 0)
+    assert first != plain
+    assert sorted(map(str, first)) == sorted(map(str, plain))
+    costs = [cost(pack, 0.01) for pack in first]
+    assert costs != sorted(costs)
+
+
+def test_attention_costs_by_the_square() -> None:
+    views = [View(0, 0, 0, 1, False, 100), View(1, 0, 0, 1, False, 300)]
+    assert cost(views, 0.0) == 400
+    assert cost(views, 1 / (6 * 50)) == pytest.approx(400 + (100**2 + 300**2) / 300)
 
 
 def test_no_state_decides() -> None:
