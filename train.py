@@ -18,10 +18,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.dataset import ClipSource, ManifestClips, WorldClips
+from data.dataset import ClipSource
 from data.latents import TensorCache
-from data.packing import LatentShape, LoadedPack, PackPlan, Packs, load_ahead, rank_positions
+from data.packing import LoadedPack, PackPlan, Packs, load_ahead, rank_positions
 from data.seeding import keyed_generator
+from data.shards import Shards
 from data.sheet import write_contact_sheet
 from vae3d import LatentCodec
 from video_dit.batch import Pack, build_pack, encode_clip
@@ -42,6 +43,7 @@ from video_dit.layers import fast_dtype
 from video_dit.model import VideoDiT
 from video_dit.pipeline import VideoPipeline, check_model_folder
 from video_dit.progress import Progress
+from video_dit.sources import check_clips, clip_source, encoding, latent_shapes
 from video_dit.text import encode_prompts, load_text_encoder
 
 
@@ -73,34 +75,29 @@ class Denoiser(nn.Module):
 class PackFactory:
     """Turns what the loader gives into training packs; encodes clips the first time they are met."""
 
-    def __init__(self, config: RunConfig, codec: LatentCodec, split: str) -> None:
+    def __init__(self, config: RunConfig, codec: LatentCodec, split: str, packs_per_step: int = 1) -> None:
+        check_clips(config, codec)
         self.config, self.codec = config, codec
-        data, r = config.data, codec.frame_rule[0]
-        for name in ("num_frames", "window_frames"):
-            try:
-                codec.num_latent_frames(getattr(data, name))
-            except ValueError as error:  # it speaks of num_frames
-                raise ValueError(f"data.{name}: {error}") from None
+        data = config.data
         window = codec.num_latent_frames(data.window_frames)
-        grid = codec.grid * config.model.patch_size
-        for height, width in data.sizes:
-            if height % grid or width % grid:
-                raise ValueError(f"data.sizes has {height}x{width}: both must be multiples of {grid}")
-        source: ClipSource
-        if data.manifest and split == "train":
-            source = ManifestClips(data.manifest, split, data.num_frames, data.sizes, data.frame_rates[0], r)
-        else:
-            count = data.num_clips if split == "train" else 64
-            source = WorldClips(split, count, data.num_frames, data.sizes, data.frame_rates)
-        shapes: list[LatentShape] = []
-        for index in range(len(source)):
-            shape = source.shape(index)
-            frames = codec.num_latent_frames(shape.num_frames)
-            shapes.append(LatentShape(frames, (shape.height // grid) * (shape.width // grid)))
-        self.source = source
         self.cache = TensorCache(Path(data.cache) if data.cache else None, space=codec.fingerprint())
-        plan = PackPlan(shapes, window, data.token_budget, config.context.keyframe, config.seed)
-        self.packs = Packs(source, self.cache, plan)
+        if data.latents and split == "train":
+            shards = Shards(Path(data.latents), encoding(config, codec))
+            self.source: ClipSource = shards
+            stored: TensorCache | Shards = shards
+        else:
+            self.source, stored = clip_source(config, codec, split), self.cache
+        shapes = latent_shapes(self.source, codec, config.model.patch_size)
+        plan = PackPlan(
+            shapes,
+            window,
+            data.token_budget,
+            config.context.keyframe,
+            config.seed,
+            packs_per_step=packs_per_step,
+            attention_cost=1 / (6 * config.model.hidden_size),
+        )
+        self.packs = Packs(self.source, stored, plan)
 
     def build(self, loaded: LoadedPack, position: int) -> Pack:
         """The pack of one position; ValueError where none of the clips up to it can be read."""
@@ -233,7 +230,8 @@ def train(config: RunConfig) -> None:
     run_dir, settings = Path(config.run_dir), config.train
 
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    train_packs, validation_packs = (PackFactory(config, codec, split) for split in ("train", "val"))
+    train_packs = PackFactory(config, codec, "train", packs_per_step=world * settings.accumulation)
+    validation_packs = PackFactory(config, codec, "val")
     module = build_denoiser(config, codec)
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))

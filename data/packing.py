@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.dataset import Clip, ClipSource
 from data.latents import TensorCache
 from data.seeding import draw_integer, keyed_generator
+from data.shards import Shards
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ class Packs(Dataset):
     a neighbour takes its place: a pack before, or one of the next epoch's length; else the pack is empty.
     """
 
-    def __init__(self, source: ClipSource, cache: TensorCache, plan: PackPlan) -> None:
+    def __init__(self, source: ClipSource, cache: TensorCache | Shards, plan: PackPlan) -> None:
         self.source, self.cache, self.plan = source, cache, plan
 
     def __getitem__(self, position: int) -> LoadedPack:

@@ -29,7 +29,9 @@ class DataConfig:
     """
 
     manifest: str = ""
-    """A csv or jsonl file of clips (rows of split ``train`` where it has splits); empty trains on the world."""
+    """A csv, jsonl or parquet of clips (rows of split ``train`` where it has splits); empty trains on the world."""
+    latents: str = ""
+    """A folder of shards that tools/encode.py wrote of these clips; no video is opened then."""
     num_clips: int = 3000
     """Scenes of the world."""
     num_frames: int = 49

@@ -1,0 +1,73 @@
+"""tools/encode.py: the same files from one rank or several, stopped or not; and training on them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = ["data.num_clips=11", "data.num_frames=9", "data.window_frames=9", "data.sizes=[[32,32],[32,48]]"]
+
+
+def command(out: Path, *more: str) -> list[str]:
+    program = [sys.executable, str(ROOT / "tools/encode.py"), "--config", "sora_tiny.yaml", "--out", str(out)]
+    return [*program, "--shard-size", "2", *SETTINGS, *more]
+
+
+def encode(out: Path, *more: str, rank: int = 0, world: int = 1) -> subprocess.CompletedProcess[str]:
+    ranks = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    environment = {**os.environ, **ranks}
+    return subprocess.run(command(out, *more), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "latents"
+    done = encode(out)
+    assert done.returncode == 0, done.stderr
+    assert "11 clips in 6 of 6 shards" in done.stdout
+    return out
+
+
+def test_ranks_share_the_work(whole: Path, tmp_path: Path) -> None:
+    for rank in (1, 0):
+        assert encode(tmp_path / "out", rank=rank, world=2).returncode == 0
+    assert files(tmp_path / "out") == files(whole)
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_is_as_if_uninterrupted(whole: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(command(tmp_path / "out"), cwd=ROOT, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if (tmp_path / "out/shard-00001.tar").exists():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out/index.json").exists()
+    assert encode(tmp_path / "out").returncode == 0
+    assert {name: data for name, data in files(tmp_path / "out").items() if not name.startswith(".")} == files(whole)
+
+
+def test_other_settings_are_refused(whole: Path) -> None:
+    done = encode(whole, "data.num_clips=12")
+    assert done.returncode == 2
+    assert "was begun with clips 11, not 12: give a new folder" in done.stderr.splitlines()[-1]
+
+
+def test_the_index_says_what_they_are(whole: Path) -> None:
+    settings = json.loads((whole / "index.json").read_text())
+    assert settings["codec"] == "95bd600f8e79ee58"
+    assert settings["sizes"] == [[32, 32], [32, 48]]
+    clips = [json.loads(line) for line in (whole / "index.jsonl").read_text().splitlines()]
+    assert [clip["index"] for clip in clips] == list(range(11))
+    assert all(1 < len(set(clip["texts"])) <= 8 for clip in clips)

@@ -1,0 +1,58 @@
+"""The clips of a run: of the world, of a manifest, or encoded before; and what the codec asks of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from data.dataset import ClipSource, ManifestClips, WorldClips
+from data.packing import LatentShape
+from vae3d import LatentCodec
+from video_dit.config import RunConfig
+
+HELD_OUT_CLIPS = 64  # scenes of the world for validation
+
+
+def check_clips(config: RunConfig, codec: LatentCodec) -> None:
+    """Raises ValueError where the codec or the patches of the transformer cannot take ``data.*``."""
+    data = config.data
+    for name in ("num_frames", "window_frames"):
+        try:
+            codec.num_latent_frames(getattr(data, name))
+        except ValueError as error:  # it speaks of num_frames
+            raise ValueError(f"data.{name}: {error}") from None
+    grid = codec.grid * config.model.patch_size
+    for height, width in data.sizes:
+        if height % grid or width % grid:
+            raise ValueError(f"data.sizes has {height}x{width}: both must be multiples of {grid}")
+
+
+def clip_source(config: RunConfig, codec: LatentCodec, split: str) -> ClipSource:
+    """The clips of a split: those of ``data.manifest``, or of the world, which all validation is on.
+
+    Raises:
+        ValueError: as `check_clips` and `ManifestClips`.
+    """
+    check_clips(config, codec)
+    data = config.data
+    if data.manifest and split == "train":
+        r = codec.frame_rule[0]
+        return ManifestClips(data.manifest, split, data.num_frames, data.sizes, data.frame_rates[0], r)
+    count = data.num_clips if split == "train" else HELD_OUT_CLIPS
+    return WorldClips(split, count, data.num_frames, data.sizes, data.frame_rates)
+
+
+def encoding(config: RunConfig, codec: LatentCodec) -> Mapping[str, Any]:
+    """What latents in shards depend on, and a training on them must share."""
+    data = config.data
+    return {
+        "codec": codec.fingerprint(),
+        "num_frames": data.num_frames,
+        "sizes": sorted([height, width] for height, width in {tuple(size) for size in data.sizes}),
+        "frame_rates": list(data.frame_rates),
+    }
+
+
+def latent_shapes(source: ClipSource, codec: LatentCodec, patch_size: int) -> list[LatentShape]:
+    """Latent frames, and tokens in each, of all clips."""
+    grid = codec.grid * patch_size
+    shapes = [source.shape(index) for index in range(len(source))]
+    return [LatentShape(codec.num_latent_frames(s.num_frames), (s.height // grid) * (s.width // grid)) for s in shapes]
