@@ -116,14 +116,18 @@ class VideoReader:
         seconds: float | None = None,
         frame_rate: float | None = None,
         chunk: int = 16,
+        short_side: int | None = None,
     ) -> Iterator[Tensor]:
-        """The frames of `read` in chunks of `chunk` at most, uint8 `(t, h, w, 3)`: for what memory cannot hold."""
+        """The frames of `read` in chunks of `chunk` at most, uint8 `(t, h, w, 3)`: for what memory cannot hold.
+
+        With ``short_side`` they are shrunk to that on the way, which is much faster than to shrink them afterwards.
+        """
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be at least 1 frame")
         wanted = self._wanted(start, seconds, frame_rate)
         watch = Stopwatch(self.path, self.limits)
         held: list[Tensor] = []
-        for repeats, array in self._pictures(wanted, watch):
+        for repeats, array in self._pictures(wanted, watch, short_side):
             for _ in range(repeats):
                 held.append(torch.from_numpy(array))
                 if len(held) == chunk:
@@ -159,13 +163,15 @@ class VideoReader:
         if self.index.damage and (seconds is None or start + seconds > self.index.end):
             raise VideoError(self.path, self.index.damage, len(self.index.stamps))
 
-    def _pictures(self, wanted: np.ndarray, watch: Stopwatch) -> Iterator[tuple[int, np.ndarray]]:
+    def _pictures(
+        self, wanted: np.ndarray, watch: Stopwatch, short_side: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """For each distinct frame of the positions `wanted (n,)`: how often it is wanted, and its picture."""
         with self._open() as container:
             aspect = container.streams.video[0].sample_aspect_ratio
         shape: tuple[int, ...] | None = None
         for position, frame in self._frames(wanted, watch):
-            array = picture(frame, aspect)
+            array = picture(frame, aspect, short_side)
             shape = shape or array.shape
             if array.shape != shape:
                 raise VideoError(self.path, f"the frame size changes at frame {position}", position)

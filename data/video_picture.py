@@ -25,19 +25,23 @@ def square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple
     return width, round(height / pixel_aspect)
 
 
-def picture(frame: VideoFrame, pixel_aspect: Fraction | None = None) -> np.ndarray:
+def picture(frame: VideoFrame, pixel_aspect: Fraction | None = None, short_side: int | None = None) -> np.ndarray:
     """RGB `(h, w, 3)` uint8, turned and mirrored by quarter turns as the display matrix says.
 
     Where the file does not name its colour matrix, it is that of BT.601, as for FFmpeg and all that build on it. High
-    dynamic range is not mapped to a smaller one.
+    dynamic range is not mapped to a smaller one. With ``short_side`` a larger picture is shrunk to that, by area.
     """
     width, height = square_size(frame.width, frame.height, pixel_aspect)
+    shrinks = short_side is not None and short_side < min(width, height)
+    if short_side is not None and shrinks:
+        scale = short_side / min(width, height)
+        width, height = round(width * scale), round(height * scale)
     transparent = any(component.is_alpha for component in frame.format.components)
     array = frame.reformat(
         width=width,
         height=height,
         format="rgba" if transparent else "rgb24",
-        interpolation=EXACT_COLOUR,
+        interpolation=Interpolation.AREA if shrinks else EXACT_COLOUR,
     ).to_ndarray()
     if transparent:
         alpha = array[..., 3:].astype(np.uint16)
