@@ -124,7 +124,7 @@ def choose(sources: Sequence[Source], rules: Rules) -> tuple[list[tuple[Source, 
             left_out.append((source.path, 0.0, 0.0, source.error))
         for shot in source.shots:
             reason = rules.objection(shot)
-            if reason is None and seen.twin(shot.fingerprint):
+            if reason is None and seen.twin(shot.thumbnail):
                 reason = "nearly the same as one before"
             if reason:
                 left_out.append((source.path, shot.start, shot.end, reason))
