@@ -3,7 +3,7 @@
     python tools/generate.py --prompt "a red sphere bounces on the ground" --seconds 10
     python tools/generate.py --video clip.mp4 --extend forward --seconds 4 --prompt "a dog runs"
 
-Writes an mp4 and, beside it, a contact sheet as PNG.
+Writes an mp4, or what --out asks for, and, beside it, a contact sheet as PNG.
 """
 
 import argparse
@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # torch takes seconds to import: only once the arguments are 
     from video_dit import VideoPipeline
 
 MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
+SUFFIXES = (".mp4", ".webm", ".gif", ".webp")  # those of `data.video_write`, which imports torch
+GIF_FRAME_RATE = 50  # browsers show a frame of a hundredth of a second, the shortest a gif has, for ten
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -50,7 +52,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=MODEL, help="a folder that train.py wrote (default: sora-tiny)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
-    parser.add_argument("--out", type=Path, help="file or folder to write (default: outputs/)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=f"a file that ends in {' or '.join(SUFFIXES)}, or a folder for an mp4 named after the prompt (default: "
+        "outputs/); of several videos, the seed of each joins its name",
+    )
+    parser.add_argument(
+        "--pictures",
+        action="store_true",
+        help="write all frames as PNG pictures instead, into the new folder that --out names",
+    )
     args = parser.parse_args(arguments)
     if bool(args.video) != bool(args.extend):
         parser.error("--video FILE and --extend forward|backward go together: give both or none")
@@ -60,11 +72,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--num-videos {args.num_videos}: a video is continued once; use another --seed")
     if args.video and not args.video.is_file():
         parser.error(f"--video {args.video}: no such file")
-    if args.out and _is_file_name(args.out):
-        if args.out.suffix.lower() != ".mp4":
-            parser.error(f"--out {args.out}: must end in .mp4, or be a folder")
-        if args.num_videos > 1:
-            parser.error(f"--out {args.out}: --num-videos {args.num_videos} needs a folder")
+    if args.pictures:
+        if args.out and args.out.suffix.lower() in SUFFIXES:
+            parser.error(f"--out {args.out}: --pictures go into a folder, whose name has no such suffix")
+    elif args.out and _is_file_name(args.out) and args.out.suffix.lower() not in SUFFIXES:
+        parser.error(f"--out {args.out}: must end in {' or '.join(SUFFIXES)}, or be a folder")
     return args
 
 
@@ -188,9 +200,11 @@ def _say_snapped(asked: float, got: float) -> None:
 
 
 def output_paths(args: argparse.Namespace) -> list[Path]:
-    """One mp4 path a video; names come from the prompt and the seed, or from the file that is continued."""
-    if args.out and _is_file_name(args.out):
-        return [args.out]
+    """A path for each video, a file or a new folder for pictures: its name is ``--out``, or comes from the prompt and
+    the seed, or from the file that is continued."""
+    seeds = range(args.seed, args.seed + args.num_videos)
+    if args.out and (_is_file_name(args.out) or (args.pictures and not args.out.exists())):
+        return [args.out.with_stem(f"{args.out.stem}-{seed}") for seed in seeds] if len(seeds) > 1 else [args.out]
     folder = args.out or Path("outputs")
     words = args.video.stem if args.video else args.prompt or "no prompt"
     slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
@@ -199,30 +213,55 @@ def output_paths(args: argparse.Namespace) -> list[Path]:
         stem += f"-{hashlib.blake2b(words.encode(), digest_size=4).hexdigest()}"
     if args.video:
         stem = f"{stem}-{args.extend}"
-    return [folder / f"{stem}-{args.seed + number}.mp4" for number in range(args.num_videos)]
+    return [folder / f"{stem}-{seed}{'' if args.pictures else '.mp4'}" for seed in seeds]
+
+
+def sheet_path(args: argparse.Namespace, path: Path) -> Path:
+    """Of the contact sheet beside a video, or a folder of pictures."""
+    return path.with_name(f"{path.name}.png") if args.pictures else path.with_suffix(".png")
+
+
+def check_paths(args: argparse.Namespace, paths: list[Path]) -> None:
+    """Raises ValueError where one of the files or folders cannot be written, or is what is read."""
+    for path in paths:
+        if args.video and args.video.resolve() in (path.resolve(), sheet_path(args, path).resolve()):
+            raise ValueError(f"--out {path} is the video that is continued: choose another name")
+        if args.pictures and path.exists():
+            raise ValueError(f"--out {path} exists: give a new folder")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(f"--out {path}: {folder} is no folder that can be written to")
+
+
+def check_frame_rate(path: Path, rate: float) -> None:
+    """Raises ValueError where the file cannot be shown at this rate."""
+    if path.suffix.lower() == ".gif" and rate > GIF_FRAME_RATE:
+        fix = f"use a --frame-rate of at most {GIF_FRAME_RATE}, or .webp"
+        raise ValueError(f"--out {path}: no gif is shown at {rate:g} frames a second: {fix}")
 
 
 def run(args: argparse.Namespace) -> None:
     """Load, make, write, and say what was written."""
     began = time.perf_counter()
     paths = output_paths(args)
-    for path in paths:
-        if args.video and path.resolve() == args.video.resolve():
-            raise ValueError(f"--out {path} is the video that is continued: choose another name")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ValueError(f"--out {path}: {folder} is no folder that can be written to")
+    check_paths(args, paths)
+    if args.frame_rate:
+        check_frame_rate(paths[0], args.frame_rate)
     from data.sheet import write_contact_sheet
-    from data.video import write_video
+    from data.video_write import write_pictures, write_video
 
     pipe = load_pipeline(args.model, args.device, args.dtype)
+    check_frame_rate(paths[0], args.frame_rate or pipe.frame_rate)
     loaded = time.perf_counter()
     videos, given, rate = (extend_video if args.video else make_videos)(args, pipe)
     made = time.perf_counter()
     for path, frames in zip(paths, videos, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, frames, rate)
-        sheet = path.with_suffix(".png")
+        if args.pictures:
+            write_pictures(path, frames)
+        else:
+            write_video(path, frames, rate)
+        sheet = sheet_path(args, path)
         write_contact_sheet(sheet, frames, rate, known=given if args.video else None)
         height, width = frames.shape[1:3]
         print(f"{path}  ({len(frames)} frames of {width}x{height}, {rate:g} a second)\n{sheet}")

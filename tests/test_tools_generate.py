@@ -1,0 +1,187 @@
+"""tools/generate.py: what --out asks for is what is written, and what cannot be is refused before a model is loaded."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import av
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.video import read_video, write_video
+from data.video_write import SUFFIXES
+from video_dit import VideoPipeline
+
+FRAMES = 9
+LUMA = np.array([0.2126, 0.7152, 0.0722])  # brightness by BT.709
+CODECS = {".mp4": "h264", ".webm": "vp9", ".gif": "gif", ".webp": "webp"}
+Generate = Callable[..., int]
+
+
+@pytest.fixture
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("generate")
+
+
+@pytest.fixture
+def generate(tool: ModuleType, tiny_pipe: VideoPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generate:
+    """The program in an empty folder, with a random model; returns its exit code."""
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def call(*arguments: str) -> int:
+        words = ["--model", str(tmp_path / "model"), "--device", "cpu", "--dtype", "fp32", "--steps", "1", *arguments]
+        monkeypatch.setattr(sys, "argv", ["generate.py", *words])
+        try:
+            return tool.main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def refuse(generate: Generate, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """Call it where there is no model to load: the reason, of one line, that it gives for something else."""
+
+    def call(*arguments: str) -> str:
+        (tmp_path / "model").rename(tmp_path / "away")
+        before = sorted(Path().rglob("*"))
+        assert generate(*arguments) == 2
+        assert sorted(Path().rglob("*")) == before
+        (tmp_path / "away").rename(tmp_path / "model")
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return call
+
+
+def names() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+def read(path: Path) -> np.ndarray:
+    """Frames (t, h, w, 3) of whatever was written."""
+    if path.is_dir():
+        return np.stack([iio.imread(file) for file in sorted(path.iterdir())])
+    if path.suffix == ".webp":
+        return iio.imread(path, index=..., plugin="pillow", mode="RGB")
+    return read_video(path).frames.numpy()
+
+
+def kind(path: Path) -> str:
+    if path.suffix == ".webp":
+        with Image.open(path) as image:
+            return str(image.format).lower()
+    with av.open(path) as container:
+        return container.streams.video[0].codec_context.codec.canonical_name
+
+
+def test_the_suffixes_are_those_that_can_be_written(tool: ModuleType) -> None:
+    assert tool.SUFFIXES == SUFFIXES
+
+
+def test_the_suffix_says_what_is_written_and_a_new_folder_holds_pictures(generate: Generate) -> None:
+    made = {}
+    for out in (*(f"a{suffix}" for suffix in SUFFIXES), "deep/b.WEBM", "pictures/", "deep/v1.5"):
+        video = Path(out).suffix.lower() in SUFFIXES
+        assert generate("--prompt", "x", "--seconds", "1", "--out", out, *([] if video else ["--pictures"])) == 0
+        made[out] = read(Path(out))
+        assert Path(out).with_suffix(".png").is_file() if video else Path(f"{out.rstrip('/')}.png").is_file()
+        if video:
+            assert kind(Path(out)) == CODECS[Path(out).suffix.lower()]
+    pictures = made["pictures/"]
+    assert pictures.shape == (FRAMES, 32, 32, 3)
+    assert sorted(path.name for path in Path("pictures").iterdir())[-1] == f"{FRAMES - 1:06d}.png"
+    assert np.array_equal(made["deep/v1.5"], pictures)
+    for out, frames in made.items():  # noise, of which encoders keep the brightness above all
+        assert frames.shape == pictures.shape, out
+        for frame, picture in zip(frames, pictures, strict=True):
+            assert np.corrcoef((frame @ LUMA).flat, (picture @ LUMA).flat)[0, 1] > 0.9, out
+
+
+@pytest.mark.parametrize("out", ["b.webm", "b.gif", "b.webp", "b.mp4", "b"])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_file_is_continued_into_each_kind(generate: Generate, out: str, direction: str) -> None:
+    grey = torch.arange(9, dtype=torch.uint8) * 20 + 10
+    write_video("a.mp4", grey[:, None, None, None].expand(9, 32, 32, 3), 8.0)
+    pictures = [] if "." in out else ["--pictures"]
+    assert generate("--video", "a.mp4", "--extend", direction, "--seconds", "1", "--out", out, *pictures) == 0
+    frames = read(Path(out)).astype(int)
+    assert frames.shape == (17, 32, 32, 3)
+    given = frames[:9] if direction == "forward" else frames[8:]
+    assert np.abs(given - read(Path("a.mp4"))).mean() < 12
+    assert Path("b.png").is_file()
+
+
+@pytest.mark.parametrize("out", ["a.webm", "v1.5.gif", "pictures"])
+def test_of_several_videos_each_has_its_seed_in_its_name(generate: Generate, out: str) -> None:
+    pictures = [] if "." in out else ["--pictures"]
+    assert generate("--seconds", "1", "--num-videos", "2", "--seed", "3", "--out", out, *pictures) == 0
+    paths = [Path(out).with_stem(f"{Path(out).stem}-{seed}") for seed in (3, 4)]
+    videos = [read(path) for path in paths]
+    assert all(path.with_suffix(".png").is_file() for path in paths)
+    assert not np.array_equal(*videos)
+    assert not Path(out).exists()
+
+
+def test_a_folder_takes_videos_named_after_the_prompt(generate: Generate) -> None:
+    Path("v1.5").mkdir()
+    for folder in ("v1.5", "new"):
+        assert generate("--prompt", "A ball", "--seconds", "1", "--num-videos", "2", "--out", f"{folder}/") == 0
+    assert names() == [
+        f"{folder}/a-ball-{seed}.{suffix}" for folder in ("new", "v1.5") for seed in (0, 1) for suffix in ("mp4", "png")
+    ]
+
+
+def test_pictures_in_a_folder_that_is_there_have_one_of_their_own(generate: Generate) -> None:
+    Path("here").mkdir()
+    assert generate("--prompt", "A ball", "--seconds", "1", "--out", "here", "--pictures") == 0
+    assert names() == ["here/a-ball-0.png", *(f"here/a-ball-0/{number:06d}.png" for number in range(FRAMES))]
+
+
+def test_unknown_suffixes_are_refused_at_once(refuse: Callable[..., str]) -> None:
+    for out in ("a.avi", "a.png", "a.mp4.part", "a.jpg/"):
+        reason = refuse("--prompt", "x", "--out", out)
+        assert f"--out {out.rstrip('/')}: must end in .mp4 or .webm or .gif or .webp" in reason
+
+
+def test_pictures_go_into_new_folders_alone(generate: Generate, refuse: Callable[..., str]) -> None:
+    assert "--pictures go into a folder" in refuse("--out", "pictures.mp4", "--pictures")
+    Path("other-1").mkdir()
+    assert "--out other-1 exists" in refuse("--out", "other", "--num-videos", "2", "--pictures")
+    Path("file").write_text("")
+    assert "is no folder that can be written to" in refuse("--out", "file", "--pictures")
+    assert "is no folder that can be written to" in refuse("--out", "file/a.webm")
+
+
+def test_a_gif_has_no_more_than_50_frames_a_second(
+    generate: Generate, refuse: Callable[..., str], tmp_path: Path
+) -> None:
+    for arguments in (["--out", "a.gif"], ["--out", "a.GIF", "--num-videos", "2"]):
+        assert "no gif is shown at 60 frames a second: use" in refuse("--frame-rate", "60", *arguments)
+    for arguments in (["--frame-rate", "50", "--out", "a.gif"], ["--frame-rate", "60", "--out", "a.webp"]):
+        assert generate("--seconds", "0.1", *arguments) == 0
+
+
+def test_the_rate_of_the_model_may_be_too_high_for_a_gif(
+    generate: Generate, tiny_pipe: VideoPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_pipe.transformer.register_to_config(frame_rate=60.0)
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    assert generate("--prompt", "x", "--out", "a.gif") == 2
+    assert "no gif is shown at 60 frames a second" in capsys.readouterr().err.splitlines()[-1]
+    assert names() == []
+
+
+def test_the_video_that_is_continued_stays(refuse: Callable[..., str]) -> None:
+    """Neither the video nor its contact sheet may take its place."""
+    Path("a.png").write_bytes(b"whatever it is")
+    Path("a.webm").write_bytes(b"")
+    for video, out in (("a.webm", "a.webm"), ("a.png", "a.gif"), ("a.png", "a")):
+        pictures = [] if "." in out else ["--pictures"]
+        assert "choose another name" in refuse("--video", video, "--extend", "forward", "--out", out, *pictures)
