@@ -1,11 +1,14 @@
 """Train a text-to-video model: ``deepspeed train.py --config sora_small.yaml [section.key=value …]``.
 
 Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py),
-``checkpoints/`` (the same command resumes from them), ``tensorboard/``, ``loss.png`` and ``samples/``.
+``checkpoints/`` (the same command resumes from them), ``tensorboard/``, ``loss.png`` and ``samples/``. With
+``--dry-run`` it writes nothing, but tells what the run would be trained on, compute and hold.
 """
 
+import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import islice
@@ -18,15 +21,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.dataset import ClipSource
 from data.latents import TensorCache
-from data.packing import LoadedPack, PackPlan, Packs, load_ahead, rank_positions
+from data.packing import LoadedPack, Packs, cost, imbalance, load_ahead, rank_positions
 from data.seeding import keyed_generator
 from data.shards import Shards
 from data.sheet import write_contact_sheet
 from vae3d import LatentCodec
 from video_dit.batch import Pack, build_pack, encode_clip
-from video_dit.config import RunConfig, check_start, config_from_command_line, save_config
+from video_dit.config import RunConfig, check_start, command_line, load_config, save_config
 from video_dit.ema import EMA
 from video_dit.engine import (
     averaged_weights,
@@ -39,11 +41,13 @@ from video_dit.engine import (
     save_checkpoint,
     set_learning_rate,
 )
+from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
 from video_dit.model import VideoDiT
 from video_dit.pipeline import VideoPipeline, check_model_folder
+from video_dit.preflight import clip_lines, pack_lines
 from video_dit.progress import Progress
-from video_dit.sources import check_clips, clip_source, encoding, latent_shapes
+from video_dit.sources import clip_source, pack_plan, training_clips
 from video_dit.text import encode_prompts, load_text_encoder
 
 
@@ -76,28 +80,13 @@ class PackFactory:
     """Turns what the loader gives into training packs; encodes clips the first time they are met."""
 
     def __init__(self, config: RunConfig, codec: LatentCodec, split: str, packs_per_step: int = 1) -> None:
-        check_clips(config, codec)
         self.config, self.codec = config, codec
-        data = config.data
-        window = codec.num_latent_frames(data.window_frames)
-        self.cache = TensorCache(Path(data.cache) if data.cache else None, space=codec.fingerprint())
-        if data.latents and split == "train":
-            shards = Shards(Path(data.latents), encoding(config, codec))
-            self.source: ClipSource = shards
-            stored: TensorCache | Shards = shards
-        else:
-            self.source, stored = clip_source(config, codec, split), self.cache
-        shapes = latent_shapes(self.source, codec, config.model.patch_size)
-        plan = PackPlan(
-            shapes,
-            window,
-            data.token_budget,
-            config.context.keyframe,
-            config.seed,
-            packs_per_step=packs_per_step,
-            attention_cost=1 / (6 * config.model.hidden_size),
-        )
-        self.packs = Packs(self.source, stored, plan)
+        folder = Path(config.data.cache) if config.data.cache else None
+        self.cache = TensorCache(folder, space=codec.fingerprint())
+        self.source = training_clips(config, codec) if split == "train" else clip_source(config, codec, split)
+        self.plan = pack_plan(config, codec, self.source, packs_per_step)
+        stored = self.source if isinstance(self.source, Shards) else self.cache
+        self.packs = Packs(self.source, stored, self.plan)
 
     def build(self, loaded: LoadedPack, position: int) -> Pack:
         """The pack of one position; ValueError where none of the clips up to it can be read."""
@@ -187,11 +176,16 @@ def averaged_pipeline(module: Denoiser, folder: Path, codec: LatentCodec, device
     )
 
 
+def global_sums(values: Sequence[float], device: torch.device) -> list[float]:
+    """Sums over all ranks."""
+    totals = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(totals)
+    return totals.tolist()
+
+
 def global_sum(value: float, device: torch.device) -> float:
     """Sum over all ranks."""
-    total = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return float(total)
+    return global_sums([value], device)[0]
 
 
 @torch.no_grad()
@@ -270,6 +264,7 @@ def train(config: RunConfig) -> None:
         set_learning_rate(engine, settings, step)
         batches = list(islice(items, settings.accumulation))
         packs = [train_packs.build(loaded, position) for position, loaded in batches]
+        taken = [[item.view for item in loaded.items] for _, loaded in batches]
         count = global_sum(sum(pack.loss_elements for pack in packs), engine.device)
         error = 0.0
         for pack in packs:
@@ -284,20 +279,66 @@ def train(config: RunConfig) -> None:
         ema.update(engine, step)
 
         done = step + 1
-        tokens = global_sum(sum(len(pack.made) for pack in packs), engine.device)
-        left_out = global_sum(sum(loaded.left_out for _, loaded in batches), engine.device)
-        fill = tokens / (config.data.token_budget * settings.accumulation * world)
-        speed = tokens / (time.perf_counter() - began)
-        progress.step(done, {"loss": loss, "tokens/s": speed, "fill": fill, "left_out": left_out})
+        costs = [0.0] * world
+        costs[rank] = sum(cost(views, train_packs.plan.attention_cost) for views in taken)
+        of_packs, of_views, left_out, *costs = global_sums(
+            [
+                sum(len(pack.made) for pack in packs),
+                sum(view.tokens for views in taken for view in views),
+                sum(loaded.left_out for _, loaded in batches),
+                *costs,
+            ],
+            engine.device,
+        )
+        figures = {
+            "loss": loss,
+            "tokens/s": of_packs / (time.perf_counter() - began),
+            "fill": of_packs / (config.data.token_budget * settings.accumulation * world),
+            "padding": of_packs - of_views,
+            "imbalance": imbalance(costs),
+            "left_out": left_out,
+        }
+        progress.step(done, figures)
         if done == settings.max_steps or done % settings.save_every == 0:
             publish(done, save_checkpoint(engine, ema, run_dir, done))
     progress.close()
 
 
+def dry_run(config: RunConfig) -> list[str]:
+    """What `train` would be trained on, compute and hold, in lines; nothing is written, and no clip is read."""
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
+    factory = PackFactory(config, codec, "train", packs_per_step=ranks * config.train.accumulation)
+    PackFactory(config, codec, "val")  # whether it can be made
+    module = build_denoiser(config, codec)
+    return [
+        *clip_lines(config, factory.source),
+        *pack_lines(factory.plan, ranks),
+        *footprint_lines(
+            config.train,
+            module.transformer,
+            module.tokenizer,
+            module.text_encoder,
+            factory.source,
+            factory.plan,
+            ranks,
+        ),
+    ]
+
+
 def main() -> int:
     """Exit code 2 for what the user got wrong."""
+    parser = command_line(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tell clips, packs, FLOPs and memory of the run, and stop"
+    )
+    args = parser.parse_intermixed_args()
     try:
-        config = config_from_command_line(RunConfig, __doc__.splitlines()[0])
+        config = load_config(RunConfig, args.config, args.overrides)
+        if args.dry_run:
+            if int(os.environ.get("RANK", 0)) == 0:
+                print("\n".join(dry_run(config)))
+            return 0
         with process_group():
             train(config)
     except ValueError as error:

@@ -1,37 +1,36 @@
 """A folder of videos as a manifest: its shots, which of them are worth training on, and what they show."""
 
 import csv
-import hashlib
-import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from data.manifest import COLUMNS
 from data.sheet import replacing
-from data.shots import Seen, Shot, find_shots
+from data.shots import Seen, Shot
+from data.survey import Source
 
-SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".wmv", ".asf", ".flv", ".ogv", ".3gp", ".3g2"),
+    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".mxf"),
 )
+NO_CAPTION = "without a caption"
 HEADER = ("path", "text", "width", "height", "fps", "num_frames", "start", "end", "motion")
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a shot must be. Levels are of 256; motion is the mean change of a pixel in an eighth of a second.
+    """What a shot must be, in seconds and in levels of 256 (see `data.shots.Shot`); ``min_motion`` is for the part of
+    the picture that moves most. 0 keeps all.
 
     Raises:
         ValueError: a value is below 0.
     """
 
     min_seconds: float = 1.0
-    min_brightness: float = 12.0
-    min_contrast: float = 6.0
-    min_motion: float = 0.15
+    min_brightness: float = 6.0
+    min_contrast: float = 2.0
+    min_motion: float = 0.3
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -46,24 +45,9 @@ class Rules:
             return "black"
         if shot.contrast < self.min_contrast:
             return "of one colour"
-        if shot.motion < self.min_motion:
+        if shot.liveliest < self.min_motion:
             return "still"
         return None
-
-
-@dataclass(frozen=True)
-class Source:
-    """What was found in one file: its shots, or why it cannot be read. size, changed: of the file, in bytes and
-    nanoseconds, by which a later run knows that it is the same."""
-
-    path: str
-    size: int
-    changed: int
-    width: int = 0
-    height: int = 0
-    fps: float = 0.0
-    shots: tuple[Shot, ...] = ()
-    error: str = ""
 
 
 def find_videos(places: Iterable[Path]) -> list[Path]:
@@ -82,43 +66,17 @@ def find_videos(places: Iterable[Path]) -> list[Path]:
             raise ValueError(f"{place}: no such file or folder")
     if not found:
         raise ValueError(f"{', '.join(map(str, places))}: no file whose name ends as a video's does, such as .mp4")
-    return sorted({path.resolve() for path in found})
+    return sorted({path.parent.resolve() / path.name for path in found})  # a link keeps its name: captions go by it
 
 
-def survey(path: Path, facts: Path) -> Source:
-    """The shots of one file, from ``facts`` where an earlier run left them, else found and left there."""
-    from data.video import VideoError, VideoReader
-
-    stat = path.stat()
-    kept = facts / f"{hashlib.blake2b(str(path).encode(), digest_size=12).hexdigest()}.json"
-    if kept.is_file():
-        source = _from_json(json.loads(kept.read_text(encoding="utf-8")))
-        if (source.size, source.changed) == (stat.st_size, stat.st_mtime_ns):
-            return source
-    known = {"path": str(path), "size": stat.st_size, "changed": stat.st_mtime_ns}
-    try:
-        reader = VideoReader(path)
-        info = reader.info()
-        source = Source(
-            **known, width=info.width, height=info.height, fps=info.frame_rate, shots=tuple(find_shots(reader))
-        )
-    except VideoError as error:
-        source = Source(**known, error=f"{error.reason} (good frames: {error.good_frames})")
-    with replacing(kept) as draft:
-        draft.write_text(json.dumps(asdict(source)) + "\n", encoding="utf-8")
-    return source
-
-
-def _from_json(found: dict[str, Any]) -> Source:
-    return Source(**{**found, "shots": tuple(Shot(**shot) for shot in found["shots"])})
-
-
-def choose(sources: Sequence[Source], rules: Rules) -> tuple[list[tuple[Source, Shot]], list[tuple[str, float, float, str]]]:
-    """The shots to train on, in order, and what is left out: path, start, end and why. Of shots that nearly look alike
-    the first is kept."""
+def choose(
+    sources: Iterable[Source], rules: Rules, nearness: float
+) -> tuple[list[tuple[Source, Shot]], list[tuple[str, float, float, str]]]:
+    """The shots to train on, in order, and what is left out: path, start, end and why. Of shots that look nearly the
+    same (see `data.shots.Seen`) the first is kept."""
     kept: list[tuple[Source, Shot]] = []
     left_out: list[tuple[str, float, float, str]] = []
-    seen = Seen()
+    seen = Seen(nearness)
     for source in sorted(sources, key=lambda source: source.path):
         if source.error:
             left_out.append((source.path, 0.0, 0.0, source.error))
@@ -133,28 +91,6 @@ def choose(sources: Sequence[Source], rules: Rules) -> tuple[list[tuple[Source, 
     return kept, left_out
 
 
-def sidecar_caption(path: Path) -> str:
-    """What a .txt or .json beside a video says of it: ``a.txt``, ``a.mp4.txt``, or the text, caption, prompt or
-    description of ``a.json``; empty where there is none.
-
-    Raises:
-        ValueError: it is no UTF-8 text, or no JSON object.
-    """
-    for file in (path.with_suffix(".txt"), path.with_name(path.name + ".txt"), path.with_suffix(".json")):
-        if not file.is_file():
-            continue
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-            if file.suffix == ".txt":
-                return " ".join(text.split())
-            found = json.loads(text)
-            told = next((found[name] for name in COLUMNS["text"] if isinstance(found.get(name), str)), "")
-            return " ".join(told.split())
-        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-            raise ValueError(f"{file} is no {'UTF-8 text' if file.suffix == '.txt' else 'JSON object'}") from error
-    return ""
-
-
 def write_manifest(path: Path, clips: Sequence[tuple[Source, Shot, str]]) -> None:
     """A csv as `data.manifest.read_manifest` takes it; files are named from its folder."""
     with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
@@ -166,10 +102,9 @@ def write_manifest(path: Path, clips: Sequence[tuple[Source, Shot, str]]) -> Non
             writer.writerow([name, text, *size, shot.start, shot.end, shot.motion])
 
 
-def write_left_out(path: Path, left_out: Sequence[tuple[str, float, float, str]]) -> Counter[str]:
-    """What is not in the manifest, and why, as a csv; how many for each reason."""
-    with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+def write_left_out(path: Path, left_out: Sequence[tuple[str, float, float, str]]) -> None:
+    """What is not in the manifest, and why, as a csv."""
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "start", "end", "reason"))
         writer.writerows(left_out)
-    return Counter(reason for *_, reason in left_out)

@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.dataset import ClipShape, ClipSource, ManifestClips, WorldClips
+from data.dataset import ClipShape, ClipSource, WorldClips
 from data.latents import TensorCache
 from data.manifest import has_split
+from data.manifest_clips import ManifestClips
 from data.seeding import draw_integer, keyed_generator
 
 logger = logging.getLogger(__name__)

@@ -145,6 +145,11 @@ def cost(views: Sequence[View], attention_cost: float) -> float:
     return sum(view.tokens * (1 + view.tokens * attention_cost) for view in views)
 
 
+def imbalance(costs: Sequence[float]) -> float:
+    """What the costliest rank of a step takes above the mean, as a share of it: so long do the others wait."""
+    return max(costs) * len(costs) / sum(costs) - 1
+
+
 def pack_views(views: Sequence[View], token_budget: int, generator: torch.Generator) -> list[list[View]]:
     """Put shuffled views into packs of at most ``token_budget`` tokens.
 

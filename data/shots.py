@@ -3,10 +3,12 @@
 from collections import deque
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.video import VideoReader
+if TYPE_CHECKING:  # it opens videos; this looks at what it gives
+    from data.video import VideoReader
 
 SHORT_SIDE = 72  # pixels, of the frames that are looked at
 BLOCKS = 8  # rows and columns of blocks that a frame is divided into
@@ -15,10 +17,10 @@ MOMENTS = 4  # of a shot, evenly spread, that its thumbnail shows
 
 @dataclass(frozen=True)
 class Shot:
-    """start, end: seconds from the file's first frame. brightness: mean of all pixels, 0 to 255. contrast: their standard
-    deviation within a frame, mean over the frames. motion: mean absolute change of a pixel's brightness in an eighth of
-    a second. liveliest: the same of the block of 8 × 8 that changes most. thumbnail: 256 bytes as hexadecimal numbers,
-    the brightness of 8 × 8 blocks at 4 moments."""
+    """start, end: seconds from the file's first frame. brightness: mean of all pixels, 0 to 255. contrast: their
+    standard deviation within a frame, mean over the frames. motion: mean absolute change of a pixel's brightness in an
+    eighth of a second. liveliest: the same of the block of 8 × 8 that changes most. thumbnail: 256 bytes as hexadecimal
+    numbers, the brightness of 8 × 8 blocks at 4 moments."""
 
     start: float
     end: float
@@ -40,7 +42,7 @@ class FrameFigures:
     change: np.ndarray
 
 
-def find_shots(reader: VideoReader) -> list[Shot]:
+def find_shots(reader: "VideoReader") -> list[Shot]:
     """Cut a video where PySceneDetect's adaptive detector sees a cut, and measure what lies between.
 
     Memory does not grow with the pixels of the video: half a kilobyte a frame is kept.
@@ -66,9 +68,7 @@ def find_shots(reader: VideoReader) -> list[Shot]:
             figures.append(FrameFigures(float(grey.mean()), float(grey.std()), block_means(grey), block_means(change)))
     ends = [*cuts[1:], len(figures)]
     times = [*(float(time) for time in index.times), index.end]
-    return [
-        _measured(figures[first:end], times[first], times[end], lag) for first, end in zip(cuts, ends, strict=True)
-    ]
+    return [_measured(figures[first:end], times[first], times[end], lag) for first, end in zip(cuts, ends, strict=True)]
 
 
 def _measured(figures: list[FrameFigures], start: float, end: float, lag: int) -> Shot:
@@ -103,11 +103,15 @@ class Seen:
     """
 
     def __init__(self, nearness: float = 2.0) -> None:
+        if not nearness >= 0:
+            raise ValueError(f"nearness={nearness} must be at least 0")
         self.nearness = nearness
         self.cells: dict[tuple[int, ...], list[np.ndarray]] = {}
         half = np.where(np.arange(BLOCKS) < BLOCKS // 2, 1.0, -1.0)
         ones, early = np.ones((MOMENTS, BLOCKS, BLOCKS)), half[:: BLOCKS // MOMENTS]
-        self.signs = np.stack([ones * half, ones * half[:, None], ones * half * half[:, None], ones * early[:, None, None]])
+        self.signs = np.stack(
+            [ones * half, ones * half[:, None], ones * half * half[:, None], ones * early[:, None, None]]
+        )
 
     def twin(self, thumbnail: str) -> bool:
         """Whether one like this was met; if not, it is known from now on.
@@ -115,6 +119,8 @@ class Seen:
         A mean with signs changes by no more than the mean absolute difference, so twins are in the same cell of four
         such means, or in one beside it.
         """
+        if self.nearness == 0:
+            return False
         levels = np.frombuffer(bytes.fromhex(thumbnail), np.uint8).reshape(MOMENTS, BLOCKS, BLOCKS).astype(np.float32)
         levels -= levels.mean()
         cell = [int(mean // self.nearness) for mean in (self.signs * levels).mean((1, 2, 3))]

@@ -174,7 +174,8 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.L
 
 
 def test_a_batch_is_empty_where_nothing_can_be_read(tmp_path: Path) -> None:
-    manifest = write_manifest(tmp_path, ["gone.mp4"])
+    manifest = write_manifest(tmp_path, ["damaged.mp4"])
+    (tmp_path / "damaged.mp4").write_bytes(b"no video")
     sizes = {"manifest_frames": 21, "manifest_sizes": [[32, 48]], "batches": [[4, 5, 16, 16]]}
     assert crops(manifest=manifest, world_share=0.0, **sizes)[0].shape == (0, 5, 16, 16, 3)
 

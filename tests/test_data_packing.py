@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from data.dataset import Clip, ClipShape
 from data.latents import TensorCache
-from data.packing import LatentShape, PackPlan, Packs, View, cost, pack_views
+from data.packing import LatentShape, PackPlan, Packs, View, cost, imbalance, pack_views
 from data.seeding import keyed_generator
 
 MIXED = [LatentShape(frames, tokens) for frames, tokens in [(13, 16), (13, 15), (5, 24), (1, 36), (9, 60)]]
@@ -47,10 +47,11 @@ def test_each_clip_once_an_epoch_and_other_views_in_the_next() -> None:
     assert [[v.index for v in pack] for pack in first] != [[v.index for v in pack] for pack in second]
 
 
-def imbalance(packs: list[list[View]], step: int) -> float:
+def mean_imbalance(packs: list[list[View]], step: int) -> float:
     """By how much the dearest pack of a step is above the mean, on average over the steps."""
-    costs = torch.tensor([cost(pack, 0.01) for pack in packs[: len(packs) // step * step]]).view(-1, step)
-    return float((costs.amax(1) / costs.mean(1) - 1).mean())
+    costs = [cost(pack, 0.01) for pack in packs]
+    apart = [imbalance(costs[first : first + step]) for first in range(0, len(costs) - step + 1, step)]
+    return sum(apart) / len(apart)
 
 
 @pytest.mark.parametrize("step", [2, 8, 24])
@@ -61,7 +62,7 @@ def test_packs_of_a_step_cost_about_the_same(step: int) -> None:
     count = 3 * len(epoch_of(balanced, 0)) // 2 // step * step
     plain = plan(1500)
     even, uneven = ([packs.pack(position) for position in range(count)] for packs in (balanced, plain))
-    assert imbalance(even, step) < min(0.06, imbalance(uneven, step) / 3)
+    assert mean_imbalance(even, step) < min(0.06, mean_imbalance(uneven, step) / 3)
 
 
 def test_packs_of_a_step_change_the_order_alone() -> None:
@@ -78,6 +79,11 @@ def test_attention_costs_by_the_square() -> None:
     views = [View(0, 0, 0, 1, False, 100), View(1, 0, 0, 1, False, 300)]
     assert cost(views, 0.0) == 400
     assert cost(views, 1 / (6 * 50)) == pytest.approx(400 + (100**2 + 300**2) / 300)
+
+
+def test_imbalance_is_what_the_costliest_takes_above_the_mean() -> None:
+    assert imbalance([3.0, 1.0, 2.0]) == pytest.approx(0.5)
+    assert imbalance([7.0]) == imbalance([2.0, 2.0]) == 0
 
 
 def test_no_state_decides() -> None:

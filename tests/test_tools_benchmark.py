@@ -1,4 +1,4 @@
-"""tools/benchmark.py vae: from the command line to table and JSON, and what it refuses."""
+"""tools/benchmark.py: from the command line to table and JSON, and what it refuses."""
 
 import json
 import subprocess
@@ -8,6 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from data.video import write_video
 
 CONFIG = "model: {latent_channels: 4, encoder_width: 72, decoder_width: 72, decoder_depth: 1, encoder_depth: 1}\n"
 
@@ -95,3 +98,62 @@ def test_what_only_the_autoencoders_know_is_refused_in_one_line(
     assert error.startswith("benchmark.py: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    frames = torch.randint(256, (20, 48, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    write_video(tmp_path / "a.mp4", frames, 10.0)
+    rows = ["path,text,width,height,fps,num_frames,split", "a.mp4,noise,64,48,10,20,train", "no.mp4,-,64,48,10,20,odd"]
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "clips.csv"
+
+
+def test_reading_and_filling(
+    tool: ModuleType, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = manifest.with_name("figures.json")
+    small = ["--reads=2", "--clips=60", "--ranks=2", "--seed=1", f"--json={file}"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "data", f"--manifest={manifest}", *small])
+    assert tool.main() == 0
+    figures = json.loads(file.read_text())
+    assert figures.keys() == {"settings", "reading", "fill", "requirements"}
+    assert figures["settings"]["token_budget"] == 16384
+    (clip,) = figures["reading"]["clips"]
+    assert len(clip["times"]["ours_seconds"]) == 2
+    assert len(figures["fill"]["ways"]) == 4
+    printed = capsys.readouterr().out
+    assert "a.mp4" in printed
+    assert "no.mp4" not in printed
+    assert "not measured  reads take at most 1.10 times as long as by decord alone" in printed
+
+
+def test_defaults_of_data(tool: ModuleType) -> None:
+    args = tool.parse_arguments(["data", "--manifest", "clips.csv"])
+    assert (args.reads, args.clips, args.token_budget, args.ranks, args.seed) == (3, 1000, 16384, 8, 0)
+    assert args.against_decord is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --manifest"),
+        (["--manifest", "a.csv", "--reads", "0"], "at least 1"),
+        (["--manifest", "a.csv", "--json", "/nowhere/x.json"], "must be a file in a folder that exists"),
+    ],
+)
+def test_options_of_data_that_are_refused(
+    tool: ModuleType, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        tool.parse_arguments(["data", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_manifest_that_is_missing_is_one_line(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "data", "--manifest", "nowhere.csv"])
+    assert tool.main() == 2
+    assert capsys.readouterr().err == "benchmark.py: manifest nowhere.csv does not exist: check its path\n"

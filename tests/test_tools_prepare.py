@@ -1,8 +1,11 @@
 """tools/prepare.py: what its folders hold, that they depend on the command alone, and what is refused."""
 
+import csv
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.dataset import ManifestClips, WorldClips
+from data.dataset import WorldClips
 from data.manifest import read_manifest
+from data.manifest_clips import ManifestClips
 from data.transforms import to_float
+from data.video import write_video
 from data.world import sample_scene
 from data.world.caption import CAPTION_STYLES
 from vae3d import LatentCodec, VideoVAE
@@ -84,7 +89,7 @@ def test_a_killed_run_goes_on(prepare: ModuleType, made: Path, tmp_path: Path, m
 def test_a_run_stopped_on_the_way_leaves_whole_files(
     prepare: ModuleType, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import data.video
+    import data.video_write
 
     pictures = iter(range(7))  # the second clip's encoding is stopped
 
@@ -93,11 +98,11 @@ def test_a_run_stopped_on_the_way_leaves_whole_files(
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    original = data.video.VideoFrame.from_ndarray
+    original = data.video_write.VideoFrame.from_ndarray
     folder = tmp_path / "out"
     words = ["prepare.py", "world", *SMALL, "--workers", "0", "--count", "3", "--out", str(folder)]
     with monkeypatch.context() as patch:
-        patch.setattr(data.video, "VideoFrame", type("Frames", (), {"from_ndarray": staticmethod(exhausted)}))
+        patch.setattr(data.video_write, "VideoFrame", type("Frames", (), {"from_ndarray": staticmethod(exhausted)}))
         patch.setattr(sys, "argv", words)
         assert prepare.main() == 130
     names = {"settings.json", "00000000.json", "00000000.mp4", "00000001.json"}
@@ -250,3 +255,132 @@ def test_no_gpu_is_one_line(prepare: ModuleType, tmp_path: Path) -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match="use --device cpu"):
         run(prepare, "--count", "1", "--out", tmp_path, "--device", "cuda")
+
+
+def make_videos(folder: Path) -> None:
+    """Two that are good, with captions of two kinds, one of two shots, one each that is black, still, a twin, damaged,
+    and one without a caption."""
+    folder.mkdir()
+    noise = torch.Generator().manual_seed(0)
+    picture = torch.randint(0, 256, (6, 60, 3), generator=noise).repeat_interleave(8, 0).repeat_interleave(8, 1)
+    slides = torch.stack([picture[:, t : t + 64] for t in range(144)]).to(torch.uint8)  # t h w c
+    write_video(folder / "a.mp4", slides[:24], 12)
+    write_video(folder / "b.webm", slides[24:48].flip(2), 12)
+    write_video(folder / "cut.mp4", torch.cat([slides[48:72], 255 - slides[72:96]]), 12)
+    write_video(folder / "black.mp4", torch.zeros_like(slides[:24]), 12)
+    write_video(folder / "still.mp4", slides[:1].expand(24, -1, -1, -1), 12)
+    write_video(folder / "twin.mp4", slides[:24], 12, crf=30)
+    write_video(folder / "untold.mp4", slides[96:120].flip(1), 12)
+    (folder / "damaged.mp4").write_bytes(b"no video")
+    for name in ("a", "cut", "black", "still", "twin"):
+        (folder / f"{name}.txt").write_text(f"what {name} shows\n")
+    (folder / "b.json").write_text('{"caption": "what b shows"}')
+
+
+def videos(folder: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOL), "videos", str(folder), "--out", str(out), *more]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``videos`` and ``out``, the data set made of them; both are not to be changed."""
+    folder = tmp_path_factory.mktemp("prepared")
+    make_videos(folder / "videos")
+    done = videos(folder / "videos", folder / "out", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert "8 files, 8 shots" in done.stdout
+    assert "4 clips, 0.1 minutes" in done.stdout
+    assert "5 left out" in done.stdout
+    assert "--caption-model" in done.stdout
+    return folder
+
+
+def test_a_folder_of_videos_becomes_a_manifest(prepared: Path) -> None:
+    records = read_manifest(prepared / "out/index.csv")
+    assert [(record.path.name, record.text) for record in records] == [
+        ("a.mp4", "what a shows"),
+        ("b.webm", "what b shows"),
+        ("cut.mp4", "what cut shows"),
+        ("cut.mp4", "what cut shows"),
+    ]
+    assert [(record.start, record.end) for record in records[2:]] == [(0.0, 2.0), (2.0, 4.0)]
+    with (prepared / "out/left_out.csv").open() as file:
+        left_out = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert left_out.pop("damaged.mp4").startswith("not a video")
+    assert left_out == {
+        "black.mp4": "black",
+        "still.mp4": "still",
+        "twin.mp4": "nearly the same as one before",
+        "untold.mp4": "without a caption",
+    }
+    clips = ManifestClips(prepared / "out/index.csv", "train", 17, [(48, 64)], 8.0, 4)
+    assert len(clips) == 4
+    assert clips.load(3).frames.shape == (13, 48, 64, 3)
+
+
+def test_killed_and_run_again_is_as_if_uninterrupted(prepared: Path) -> None:
+    """Killed when the third file is known, in the midst of a line; no file is looked at twice."""
+    out = prepared / "killed"
+    command = [sys.executable, str(TOOL), "videos", str(prepared / "videos"), "--out", str(out), "--workers", "1"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        journal = out / "shots.jsonl"
+        while not journal.exists() or journal.read_text().count("\n") < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert not (out / "index.csv").exists()
+    with journal.open("a") as file:
+        file.write('{"key": "cut o')
+    known = journal.read_text().splitlines()[:3]
+    assert videos(prepared / "videos", out).returncode == 0
+    assert contents(out) == contents(prepared / "out")
+    assert set(known) <= set(journal.read_text().splitlines())
+
+
+def test_unchanged_files_are_not_opened_again(
+    prepared: Path, prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import data.survey
+
+    out = tmp_path / "out"
+    shutil.copytree(prepared / "out", out)
+    monkeypatch.setattr(data.survey, "survey", fail)
+    words = ["videos", str(prepared / "videos"), "--out", str(out), "--workers", "0", "--min-seconds", "3"]
+    with pytest.raises(ValueError, match=r"no shot is left to train on \(8 shorter than 3 s; 1 not a video"):
+        prepare.prepare_videos(prepare.parse_arguments(words))
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same_files(prepared: Path) -> None:
+    done = videos(prepared / "videos", prepared / "by ray", "--engine", "ray")
+    assert done.returncode == 0, done.stderr
+    assert contents(prepared / "by ray") == contents(prepared / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--out", "{out}"], "nowhere: no such file or folder"),
+        (["{out}", "--out", "{out}"], "no file whose name ends as a video's does"),
+        (["{videos}", "--out", "{out}", "--min-motion", "-1"], "min_motion=-1"),
+        (["{videos}", "--out", "{out}", "--nearness", "-1"], "nearness=-1"),
+        (["{videos}", "--out", "{out}", "--caption-model", "{out}"], "no image-text-to-text model that loads"),
+        (["{videos}", "--out", "{videos}/a.mp4"], "a.mp4 is a file: give a folder"),
+    ],
+)
+def test_videos_says_in_a_line_what_is_wrong(
+    prepared: Path,
+    prepare: ModuleType,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(prepared / "out", tmp_path / "out")
+    places = {"out": tmp_path / "out", "videos": prepared / "videos"}
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "videos", *(word.format(**places) for word in arguments)])
+    assert prepare.main() == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prepare.py:")]
+    assert message in line

@@ -1,14 +1,17 @@
-r"""Measure ours against others in one run: FLOPs, time, memory, and what equal training time makes of each.
+r"""Measure ours against others in one run: autoencoders by FLOPs, time, memory, and what equal training time makes of
+each; data by how long reading takes, and how full batches are.
 
 python tools/benchmark.py vae
 python tools/benchmark.py vae --against wan cogvideox --train-seconds 600 --manifest clips.csv --seeds 3
 python tools/benchmark.py vae --against --train-seconds 120 --optimizer muon --config vae_tiny.yaml \
     "vae_tiny.yaml model.decoder_width=384"
+python tools/benchmark.py data --manifest clips.csv --against-decord
 """
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from data.options import at_least, positive, size
@@ -58,6 +61,32 @@ def run_vae(args: argparse.Namespace) -> dict:
     return benchmark_vae(options, tqdm.write)
 
 
+def run_data(args: argparse.Namespace) -> dict:
+    """Reading beside decord, and our packs beside padding and buckets. Rows of the split ``odd`` are left out."""
+    from tqdm import tqdm  # takes seconds to import with what follows
+
+    from data.manifest import read_manifest
+    from video_dit.evaluation.data_speed import measure_reading
+    from video_dit.evaluation.fill import FillOptions, measure_fill
+
+    records = [record for record in read_manifest(args.manifest) if record.split != "odd"]
+    options = FillOptions(args.clips, args.token_budget, args.ranks, args.seed)
+    reading = measure_reading(records, args.manifest.parent, args.reads, args.against_decord, args.seed, tqdm.write)
+    tqdm.write("")
+    filling = measure_fill(records, options, tqdm.write)
+    wanted = [reading.requirement(), *filling.requirements()]
+    tqdm.write("")
+    for requirement in wanted:
+        tqdm.write(requirement.line())
+    settings = {"manifest": str(args.manifest), "reads": args.reads, **asdict(options)}
+    return {
+        "settings": settings,
+        "reading": reading.as_json(),
+        "fill": filling.as_json(),
+        "requirements": [asdict(requirement) for requirement in wanted],
+    }
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line; exits with code 2 when it is wrong."""
     parser = argparse.ArgumentParser(
@@ -97,11 +126,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--optimizer", choices=("adamw", "muon"), default="adamw", help=f"muon at ten times the rate {default}")
     add("--seeds", type=at_least(1), default=1, help=f"trainings with the best rate {default}")
     add("--manifest", type=Path, metavar="FILE", help="real clips as well: split train to train on, test to test")
-    add("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    data = commands.add_parser("data", help="reading and packing clips")
+    add = data.add_argument
+    add("--manifest", type=Path, required=True, metavar="FILE", help="of clips; rows of split odd are left out")
+    add("--against-decord", action="store_true", help="read by decord as well, if it is installed")
+    add("--reads", type=at_least(1), default=3, help=f"of 17 frames, of each clip {default}")
+    add("--clips", type=at_least(1), default=1000, help=f"drawn from the manifest, to fill batches with {default}")
+    add("--token-budget", type=at_least(1), default=16384, help=f"of a batch {default}")
+    add("--ranks", type=at_least(1), default=8, help=f"that wait for each other in each step {default}")
+    add("--seed", type=at_least(0), default=0, help=default)
+    for command in (vae, data):
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     args = parser.parse_args(arguments)
     if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
         parser.error(f"--json {args.json}: must be a file in a folder that exists")
-    if args.manifest and not args.train_seconds:
+    if args.command == "vae" and args.manifest and not args.train_seconds:
         parser.error(f"--manifest {args.manifest}: is for training: give --train-seconds as well")
     return args
 
@@ -110,7 +149,7 @@ def main() -> int:
     """Exit code 2 for what the user got wrong, 1 for what failed."""
     args = parse_arguments()
     try:
-        results = run_vae(args)
+        results = {"vae": run_vae, "data": run_data}[args.command](args)
         if args.json:
             args.json.write_text(json.dumps(results, indent=1) + "\n")
     except (ValueError, OSError, RuntimeError) as error:

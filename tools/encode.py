@@ -34,7 +34,7 @@ def encode(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from data.shards import is_written, write_index, write_shard
+    from data.shards import is_written, shard_name, write_index, write_shard
     from data.sheet import replacing
     from vae3d import LatentCodec
     from video_dit.config import RunConfig, load_config
@@ -62,6 +62,9 @@ def encode(args: argparse.Namespace) -> None:
         draft.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     began = time.perf_counter()
     missing = [number for number in range(rank, shards, world) if not is_written(args.out, number)]
+    for number in missing:  # what a killed run left half written
+        for draft in args.out.glob(f".{shard_name(number)}*.tmp"):
+            draft.unlink()
     done = 0
     with tqdm(total=len(missing) * args.shard_size, unit="clip", disable=None if rank == 0 else True) as bar:
         for number in missing:

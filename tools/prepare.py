@@ -1,11 +1,22 @@
-"""Make a folder of clips to train on, with a manifest.
+"""Make a data set of your own videos, or of the procedural world; check one before a training.
 
+python tools/prepare.py videos FOLDER --out clips
+python tools/prepare.py videos FOLDER --out clips --caption-model HuggingFaceTB/SmolVLM2-2.2B-Instruct
+python tools/prepare.py check --config sora_tiny.yaml data.manifest=clips/index.csv
 python tools/prepare.py world --count 1000 --out clips
 python tools/prepare.py world --count 1000 --out latents --size 128x128 160x96 --latents
 
-Each clip of the procedural world is a file of its own, NNNNNNNN.mp4 (with --latents NNNNNNNN.safetensors, the latents
-of the whole clip), and NNNNNNNN.json beside it holds its captions and the truth about it. At the end index.csv lists
-the clips that are in the folder. The same command goes on where it was stopped.
+videos: finds the shots of all videos of a folder, leaves out what is black, of one colour, still, too short or nearly
+the same as another, takes captions from a .txt or .json beside the file, or asks a vision-language model for them.
+index.csv lists the rest, for data.manifest=…; left_out.csv says why the others are not in it.
+
+check: reads all clips of a manifest as a training would, says which it can use and why not the others, what shapes and
+durations there are, and how they fill its packs.
+
+world: each clip is a file of its own, NNNNNNNN.mp4 (with --latents NNNNNNNN.safetensors, the latents of the whole
+clip), and NNNNNNNN.json beside it holds its captions and the truth about it. index.csv lists the clips of the folder.
+
+What was stopped goes on with the same command.
 """
 
 import argparse
@@ -14,6 +25,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,10 +36,18 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from torch import Tensor
 
     from data.dataset import WorldClips
+    from data.manifest_clips import ManifestClips
     from vae3d import LatentCodec
 
 MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
 COLUMNS = ("path", "text", "width", "height", "fps", "num_frames", "split")
+RULES = (  # see `data.collect.Rules`, which checks them; levels are of 256
+    ("--min-seconds", 1.0, "of a shot"),
+    ("--min-brightness", 6.0, "levels, on average: less is black"),
+    ("--min-contrast", 2.0, "levels by which pixels differ: less is of one colour"),
+    ("--min-motion", 0.3, "levels by which the part that moves most changes in 1/8 s: less is still"),
+    ("--nearness", 2.0, "levels by which small pictures of two shots differ: less is nearly the same"),
+)
 CRF = 8  # next to no loss but that of the halved resolution of colours
 
 
@@ -188,12 +208,120 @@ def write_index(folder: Path, suffix: str) -> None:
                 writer.writerow([clip.name, text, *size, rate, facts["num_frames"], facts["split"]])
 
 
+def prepare_videos(args: argparse.Namespace) -> None:
+    """Write the manifest of all shots that are worth training on, and say what was left out."""
+    began = time.perf_counter()
+    from data.captions import caption_all
+    from data.collect import NO_CAPTION, Rules, choose, find_videos, write_left_out, write_manifest
+    from data.survey import survey_all
+
+    rules = Rules(args.min_seconds, args.min_brightness, args.min_contrast, args.min_motion)
+    paths = find_videos(args.places)
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"--out {args.out} is a file: give a folder")
+    args.out.mkdir(parents=True, exist_ok=True)
+    sources = survey_all(paths, args.out / "shots.jsonl", args.engine, args.workers)
+    chosen, left_out = choose(sources, rules, args.nearness)
+    known = args.out / "captions.jsonl"
+    texts = caption_all(chosen, args.caption_model, args.device, known, args.engine)
+    clips = [(source, shot, text) for (source, shot), text in zip(chosen, texts, strict=True) if text]
+    left_out += [
+        (source.path, shot.start, shot.end, NO_CAPTION)
+        for (source, shot), text in zip(chosen, texts, strict=True)
+        if not text
+    ]
+    write_left_out(args.out / "left_out.csv", sorted(left_out))
+    reasons = Counter(reason for *_, reason in left_out).most_common()
+    reasons_told = "; ".join(f"{count} {reason}" for reason, count in reasons[:12])
+    if NO_CAPTION in dict(reasons):
+        reasons_told += "; captions: put a .txt beside each file, or give --caption-model"
+    if not clips:
+        raise ValueError(f"no shot is left to train on ({reasons_told}): see {args.out / 'left_out.csv'}")
+    write_manifest(args.out / "index.csv", clips)
+    minutes = sum(shot.end - shot.start for _, shot, _ in clips) / 60
+    shots = sum(len(source.shots) for source in sources)
+    print(f"{len(paths)} files, {shots} shots, in {time.perf_counter() - began:.1f} s")
+    print(f"{len(clips)} clips, {minutes:.1f} minutes: {args.out / 'index.csv'}")
+    if left_out:
+        print(f"{len(left_out)} left out ({reasons_told}): {args.out / 'left_out.csv'}")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Say which clips of a training's manifest it can use, and why not the others; all are read."""
+    import torch
+    from tqdm import tqdm
+
+    from data import manifest_clips
+    from data.workers import by_processes
+    from vae3d import LatentCodec
+    from video_dit.config import RunConfig, load_config
+    from video_dit.preflight import data_report
+    from video_dit.sources import clip_source
+
+    config = load_config(RunConfig, args.config, args.overrides)
+    codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.float32)
+    if not config.data.manifest:
+        raise ValueError("data.manifest is not set: there are no videos to check")
+    print("\n".join(data_report(config, codec)))
+    source = clip_source(config, codec, "train")
+    assert isinstance(source, manifest_clips.ManifestClips)
+    singles = [source.single(index) for index in range(len(source))]
+    damaged: list[tuple[ManifestClips, str]] = []
+    with tqdm(total=len(singles), desc="read", unit="clip", disable=None) as bar:
+        for one, objection in by_processes(unreadable, singles, args.workers):
+            if objection != "":
+                damaged.append((one, objection or "reading it ends the process"))
+            bar.update()
+    print(f"read: {len(singles) - len(damaged):,} of {len(singles):,} clips")
+    for one, objection in sorted(damaged, key=lambda pair: pair[0].parts[0][0].row):
+        print(f"  row {one.parts[0][0].row}: {objection}")
+    if len(damaged) == len(singles):
+        raise ValueError(f"data.manifest={config.data.manifest}: no clip can be read: mend the files")
+
+
+def unreadable(one: "ManifestClips") -> str:
+    """Why the only clip of a data set cannot be read; nothing if it can."""
+    try:
+        one.load(0)
+    except (ValueError, OSError) as error:  # `data.video.VideoError`, or the file is gone
+        return " ".join(str(error).split())
+    return ""
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line; exits with code 2 when it is wrong."""
     parser = argparse.ArgumentParser(
         prog="prepare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    videos = commands.add_parser("videos", help="a folder of your own videos: its shots, and what they show")
+    videos.add_argument("places", type=Path, nargs="+", metavar="FOLDER", help="folders with videos, or files")
+    videos.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the manifest")
+    videos.add_argument(
+        "--caption-model",
+        metavar="NAME",
+        help="for files without a caption: an image-text-to-text model of transformers, a folder or a name on the Hub",
+    )
+    videos.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of that model (default: %(default)s)")
+    videos.add_argument(
+        "--workers",
+        type=at_least(0),
+        default=cores,
+        help="processes that read; 0 reads in this one (default: as many as cores, %(default)s)",
+    )
+    videos.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on a Ray cluster that sees the same files (default: %(default)s)",
+    )
+    for name, default, what in RULES:
+        videos.add_argument(name, type=float, default=default, help=f"{what} (default: %(default)s)")
+    check = commands.add_parser("check", help="which clips of a manifest a training can use, and why not the others")
+    check.add_argument("--config", required=True, help="that of the training: a YAML file, or one's name in configs/")
+    check.add_argument("--workers", type=at_least(0), default=cores, help="processes that read (default: %(default)s)")
+    check.add_argument("overrides", nargs="*", metavar="section.key=value")
     world = commands.add_parser("world", help="clips of the procedural world, with captions and the truth about them")
     world.add_argument("--count", type=at_least(1), required=True, help="clips to make")
     world.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one, or one of these settings")
@@ -205,11 +333,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     world.add_argument("--frame-rate", type=frame_rate, default=8.0, help="frames a second (default: %(default)g)")
     world.add_argument("--latents", action="store_true", help="store the codec's latents; train.py takes mp4")
     world.add_argument("--model", type=Path, default=MODEL, help="whose codec makes the latents (default: sora-tiny)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = "processes that render; 0 renders in this one (default: as many as cores, %(default)s)"
     world.add_argument("--workers", type=at_least(0), default=cores, help=workers)
     world.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda renders in this process")
     args = parser.parse_args(arguments)
+    if args.command != "world":
+        return args
     for height, width in args.size:
         if min(height, width) < 8:
             world.error(f"--size {width}x{height} is too small a picture: use 8 or more each way")
@@ -223,7 +352,7 @@ def main() -> int:
     """Exit code 0 when all is written, 2 for what the user got wrong, 1 for what failed, 130 for Ctrl-C."""
     args = parse_arguments()
     try:
-        prepare_world(args)
+        {"videos": prepare_videos, "check": check, "world": prepare_world}[args.command](args)
         return 0
     except (ValueError, OSError, RuntimeError) as error:  # a worker's error comes with its traceback before it
         reason = str(error).strip() or type(error).__name__
@@ -231,8 +360,8 @@ def main() -> int:
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         print("prepare.py: stopped", file=sys.stderr)
-    # Now the workers are gone; one that was ended in the midst of a file left its draft.
-    remove_drafts(args.out, range(args.first_seed, args.first_seed + args.count))
+    if args.command == "world":  # now the workers are gone; one that was ended in the midst of a file left its draft
+        remove_drafts(args.out, range(args.first_seed, args.first_seed + args.count))
     return 130
 
 

@@ -145,17 +145,23 @@ def load_config(schema: type[Config], file: str, overrides: Sequence[str] = ()) 
         raise ValueError(f"config {path.name}: {f'{key}: ' if key else ''}{reason}") from None
 
 
-def config_from_command_line(schema: type[Config], description: str) -> Config:
-    """Read ``--config FILE [section.key=value …]``; launchers add ``--local_rank``, which is left alone.
-
-    Raises:
-        ValueError: as `load_config`.
-    """
+def command_line(description: str) -> argparse.ArgumentParser:
+    """What a training program takes: ``--config FILE [section.key=value …]``, read with ``parse_intermixed_args``.
+    Launchers add ``--local_rank``, which is left alone."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", required=True, help="a YAML file, or the name of one in configs/")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = parser.parse_args()
+    return parser
+
+
+def config_from_command_line(schema: type[Config], description: str) -> Config:
+    """Read what `command_line` describes.
+
+    Raises:
+        ValueError: as `load_config`.
+    """
+    args = command_line(description).parse_intermixed_args()
     return load_config(schema, args.config, args.overrides)
 
 

@@ -1,14 +1,18 @@
 """The clips of a run: of the world, of a manifest, or encoded before; and what the codec asks of them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from data.dataset import ClipSource, ManifestClips, WorldClips
-from data.packing import LatentShape
+from data.dataset import ClipSource, WorldClips
+from data.manifest import has_split
+from data.manifest_clips import ManifestClips
+from data.packing import LatentShape, PackPlan
+from data.shards import Shards
 from vae3d import LatentCodec
 from video_dit.config import RunConfig
 
-HELD_OUT_CLIPS = 64  # scenes of the world for validation
+HELD_OUT_CLIPS = 64  # scenes of the world, for validation where no manifest has rows for it
 
 
 def check_clips(config: RunConfig, codec: LatentCodec) -> None:
@@ -26,18 +30,48 @@ def check_clips(config: RunConfig, codec: LatentCodec) -> None:
 
 
 def clip_source(config: RunConfig, codec: LatentCodec, split: str) -> ClipSource:
-    """The clips of a split: those of ``data.manifest``, or of the world, which all validation is on.
+    """The clips of a split: those of ``data.manifest``, or of the world where there is none, or where it has no rows
+    of split ``val`` to validate on.
 
     Raises:
         ValueError: as `check_clips` and `ManifestClips`.
     """
     check_clips(config, codec)
     data = config.data
-    if data.manifest and split == "train":
+    if data.manifest and (split == "train" or has_split(data.manifest, split)):
         r = codec.frame_rule[0]
         return ManifestClips(data.manifest, split, data.num_frames, data.sizes, data.frame_rates[0], r)
     count = data.num_clips if split == "train" else HELD_OUT_CLIPS
     return WorldClips(split, count, data.num_frames, data.sizes, data.frame_rates)
+
+
+def training_clips(config: RunConfig, codec: LatentCodec) -> ClipSource:
+    """What is trained on: the shards of ``data.latents``, or else the clips of split ``train``.
+
+    Raises:
+        ValueError: as `clip_source` and `Shards`.
+    """
+    check_clips(config, codec)
+    if config.data.latents:
+        return Shards(Path(config.data.latents), encoding(config, codec))
+    return clip_source(config, codec, "train")
+
+
+def pack_plan(config: RunConfig, codec: LatentCodec, source: ClipSource, packs_per_step: int = 1) -> PackPlan:
+    """How clips become packs, so many a step of all ranks.
+
+    Raises:
+        ValueError: as `PackPlan`.
+    """
+    return PackPlan(
+        latent_shapes(source, codec, config.model.patch_size),
+        codec.num_latent_frames(config.data.window_frames),
+        config.data.token_budget,
+        config.context.keyframe,
+        config.seed,
+        packs_per_step=packs_per_step,
+        attention_cost=1 / (6 * config.model.hidden_size),
+    )
 
 
 def encoding(config: RunConfig, codec: LatentCodec) -> Mapping[str, Any]:

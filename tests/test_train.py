@@ -1,0 +1,171 @@
+"""train.py within this process: the dry run, runs that would have no batch, and what the log says of a step."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from data.shards import write_index
+from data.video import write_video
+from vae3d import LatentCodec
+from video_dit.config import RunConfig, load_config
+from video_dit.sources import encoding
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "checkpoints" / "sora-tiny"
+TINY = [
+    f"vae.path={MODEL}",
+    "model.hidden_size=32",
+    "model.num_layers=2",
+    "model.num_heads=2",
+    "text.width=32",
+    "text.num_layers=1",
+    "text.num_heads=2",
+    "text.hidden=32",
+    "data.num_clips=12",
+    "data.token_budget=400",
+    "data.workers=0",
+    "data.validation_packs=1",
+    "data.sample_prompts=[]",
+    "data.cache=''",
+]
+Main = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Main:
+    """Calls train.py with a tiny model; its exit code, and what it prints."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        command = ["train.py", "--config", "sora_tiny.yaml", *TINY, f"run_dir={tmp_path}/run", *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        code = train.main()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_dry_run_reports_and_writes_nothing(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = main("--dry-run", "data.num_clips=20", f"data.cache={tmp_path}/cache")
+    assert code == 0
+    lines = out.splitlines()
+    starts = ["clips: 20 ", "durations: ", "packs: ", "steps: ", "parameters: ", "a step: ", "activations: ", "memory "]
+    assert [start for start in starts if any(line.startswith(start) for line in lines)] == starts
+    codec = LatentCodec.from_pretrained(MODEL)
+    module = train.build_denoiser(load_config(RunConfig, "sora_tiny.yaml", TINY), codec)
+    assert f"; {sum(p.numel() for p in module.parameters()):,} trained, 0 frozen" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_ranks_one_reports(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        code, out, _ = main("--dry-run", "train.accumulation=2")
+        assert (code, "of 8 packs on 4 ranks" in out) == (0, rank == 0)
+    assert out == ""
+
+
+def manifest(folder: Path, *rows: str) -> str:
+    """A manifest of these rows, beside a clip of 20 frames at 8 frames a second."""
+    write_video(folder / "a.mp4", torch.zeros(20, 32, 48, 3, dtype=torch.uint8), 8.0)
+    (folder / "clips.csv").write_text("\n".join(["path,text,start,end,split", *rows]) + "\n")
+    return f"data.manifest={folder}/clips.csv"
+
+
+def no_rows(folder: Path) -> list[str]:
+    return [manifest(folder)]
+
+
+def no_split(folder: Path) -> list[str]:
+    return [manifest(folder, "a.mp4,x,,,test")]
+
+
+def too_short(folder: Path) -> list[str]:
+    return [manifest(folder, *["a.mp4,x,0,0.4,train"] * 3)]
+
+
+def missing(folder: Path) -> list[str]:
+    return [manifest(folder, "gone.mp4,x,,,train", "b/gone.mp4,x,,,train")]
+
+
+def unreadable(folder: Path) -> list[str]:
+    (folder / "text.mp4").write_text("no video")
+    return [manifest(folder, "text.mp4,x,,,train")]
+
+
+def small_budget(folder: Path) -> list[str]:
+    return ["data.token_budget=100"]
+
+
+def empty_shards(folder: Path) -> list[str]:
+    config = load_config(RunConfig, "sora_tiny.yaml", TINY)
+    codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
+    write_index(folder, 0, encoding(config, codec))
+    return [f"data.latents={folder}"]
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (no_rows, "clips.csv has no rows: list at least one clip in it"),
+        (no_split, "clips.csv has no row with split 'train': it has test"),
+        (too_short, "3 too short for 5 frames at 8 fps (row 2, a.mp4, …): give longer clips"),
+        (missing, "2 no such file (row 2, gone.mp4, …): mend the paths"),
+        (unreadable, "1 cannot be read: not a video"),
+        (small_budget, "data.token_budget=100 must hold the longest view: use at least 160"),
+        (empty_shards, "has no clip: see what tools/encode.py left out"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_run_without_a_batch_stops_with_the_reason(
+    main: Main,
+    one_rank_environment: None,
+    tmp_path: Path,
+    settings: Callable[[Path], list[str]],
+    reason: str,
+    dry: bool,
+) -> None:
+    code, out, err = main(*settings(tmp_path), *(["--dry-run"] if dry else []))
+    assert code == 2
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("train.py: ")
+    assert reason in last
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
+    """On two ranks, whose packs the plan tells beforehand."""
+    settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=2"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", "29613", "--num_accelerators", "2"]
+    command = [*launcher, "train.py", "--config", "sora_tiny.yaml", *settings]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    dry = subprocess.run([*command, "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
+    assert dry.stdout.count("packs: ") == 1
+    assert "on 2 ranks" in dry.stdout
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "train/loss" in record]
+    config = load_config(RunConfig, "sora_tiny.yaml", settings)
+    codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
+    plan = train.PackFactory(config, codec, "train", packs_per_step=2).plan
+    for number, step in enumerate(steps):
+        costs = []
+        for position in (2 * number, 2 * number + 1):
+            tokens = [view.tokens for view in plan.pack(position)]
+            costs.append(sum(n + n * n / (6 * 32) for n in tokens))
+        assert step["train/imbalance"] == pytest.approx(max(costs) / (sum(costs) / 2) - 1)
+        assert step["train/padding"] == 0
+    assert len(steps) == 2
