@@ -19,6 +19,7 @@ import torch
 from av.container import InputContainer
 from av.error import ExitError, FFmpegError
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from data.transforms import resample_indices, stamp_tolerance
@@ -76,16 +77,15 @@ class VideoReader:
     def __init__(self, path: str | Path, limits: ReadLimits = DEFAULT_LIMITS) -> None:
         self.path, self.limits = Path(path), limits
         with self._open() as container:
+            self.pixel_aspect = container.streams.video[0].sample_aspect_ratio
             self.index: StampIndex = read_index(container, Stopwatch(self.path, self.limits))
         if not self.index.stamps:
             raise VideoError(path, self.index.damage or "has no frames")
 
     def info(self) -> VideoInfo:
         """Size, rate, length and codec. Decodes one frame."""
-        with self._open() as container:
-            aspect = container.streams.video[0].sample_aspect_ratio
         _, frame = next(self._frames(np.zeros(1, int), Stopwatch(self.path, self.limits)))
-        width, height = square_size(frame.width, frame.height, aspect)
+        width, height = square_size(frame.width, frame.height, self.pixel_aspect)
         if is_turned(frame):
             width, height = height, width
         index = self.index
@@ -167,11 +167,10 @@ class VideoReader:
         self, wanted: np.ndarray, watch: Stopwatch, short_side: int | None = None
     ) -> Iterator[tuple[int, np.ndarray]]:
         """For each distinct frame of the positions `wanted (n,)`: how often it is wanted, and its picture."""
-        with self._open() as container:
-            aspect = container.streams.video[0].sample_aspect_ratio
         shape: tuple[int, ...] | None = None
+        reformatter = VideoReformatter()
         for position, frame in self._frames(wanted, watch):
-            array = picture(frame, aspect, short_side)
+            array = picture(frame, self.pixel_aspect, short_side, reformatter)
             shape = shape or array.shape
             if array.shape != shape:
                 raise VideoError(self.path, f"the frame size changes at frame {position}", position)
@@ -220,9 +219,11 @@ class VideoReader:
         target = index.stamps[first]
         before = index.keys[1 : bisect.bisect_right(index.keys, target)]  # from the first key: no need to seek
         positions = {stamp: i for i, stamp in enumerate(index.stamps)}
+        seen_from = None if index.numbered else index.stamps[max(0, first - HELD - 1)]
         for key in [*before[:-3:-1], None]:
             with self._open() as container:
-                frames: Iterator[tuple[int, VideoFrame]] = enumerate(decoded(container, self.limits.max_pixels))
+                pictures = decoded(container, self.limits.max_pixels, seen_from, watch)
+                frames: Iterator[tuple[int, VideoFrame]] = enumerate(pictures)
                 if key is not None:
                     try:
                         container.seek(key, stream=container.streams.video[0])
@@ -267,8 +268,11 @@ class VideoReader:
         return container
 
 
-def decoded(container: InputContainer, max_pixels: int) -> Iterator[VideoFrame]:
-    """The frames of the first video stream, in the order shown.
+def decoded(
+    container: InputContainer, max_pixels: int, seen_from: int | None, watch: Stopwatch
+) -> Iterator[VideoFrame]:
+    """The frames of the first video stream, in the order shown; before the stamp ``seen_from`` those may be left out
+    that no other frame is built on.
 
     FFmpeg's own decoders of VP8 and VP9 leave transparency out; those of libvpx do not.
     """
@@ -284,7 +288,11 @@ def decoded(container: InputContainer, max_pixels: int) -> Iterator[VideoFrame]:
     else:
         stream.thread_type = "AUTO"
         stream.codec_context.options = options
-        yield from container.decode(stream)
+        for packet in container.demux(stream):
+            early = seen_from is not None and packet.pts is not None and packet.pts < seen_from
+            stream.codec_context.skip_frame = "NONREF" if early else "DEFAULT"
+            watch.check()
+            yield from packet.decode()
 
 
 def read_video(

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 
 # swscale's default conversion truncates: measured, it darkens by a level each way and costs 10 dB.
 EXACT_COLOUR = (
@@ -25,11 +25,17 @@ def square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple
     return width, round(height / pixel_aspect)
 
 
-def picture(frame: VideoFrame, pixel_aspect: Fraction | None = None, short_side: int | None = None) -> np.ndarray:
+def picture(
+    frame: VideoFrame,
+    pixel_aspect: Fraction | None = None,
+    short_side: int | None = None,
+    reformatter: VideoReformatter | None = None,
+) -> np.ndarray:
     """RGB `(h, w, 3)` uint8, turned and mirrored by quarter turns as the display matrix says.
 
     Where the file does not name its colour matrix, it is that of BT.601, as for FFmpeg and all that build on it. High
-    dynamic range is not mapped to a smaller one. With ``short_side`` a larger picture is shrunk to that, by area.
+    dynamic range is not mapped to a smaller one. With ``short_side`` a larger picture is shrunk to that, by area. To
+    make a ``reformatter`` takes a millisecond: one serves all frames of a video.
     """
     width, height = square_size(frame.width, frame.height, pixel_aspect)
     shrinks = short_side is not None and short_side < min(width, height)
@@ -37,12 +43,18 @@ def picture(frame: VideoFrame, pixel_aspect: Fraction | None = None, short_side:
         scale = short_side / min(width, height)
         width, height = round(width * scale), round(height * scale)
     transparent = any(component.is_alpha for component in frame.format.components)
-    array = frame.reformat(
-        width=width,
-        height=height,
-        format="rgba" if transparent else "rgb24",
-        interpolation=Interpolation.AREA if shrinks else EXACT_COLOUR,
-    ).to_ndarray()
+    # swscale converts to planes in half the time of packed colours, to the same levels
+    array = (
+        (reformatter or VideoReformatter())
+        .reformat(
+            frame,
+            width=width,
+            height=height,
+            format="gbrap" if transparent else "gbrp",
+            interpolation=Interpolation.AREA if shrinks else EXACT_COLOUR,
+        )
+        .to_ndarray()
+    )
     if transparent:
         alpha = array[..., 3:].astype(np.uint16)
         array = ((array[..., :3] * alpha + 127) // 255).astype(np.uint8)

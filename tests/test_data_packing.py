@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from data.dataset import Clip, ClipShape
 from data.latents import TensorCache
-from data.packing import LatentShape, PackPlan, Packs, View, cost, imbalance, pack_views
+from data.packing import LatentShape, PackPlan, Packs, View, cost, evened, imbalance, pack_views
 from data.seeding import keyed_generator
 
 MIXED = [LatentShape(frames, tokens) for frames, tokens in [(13, 16), (13, 15), (5, 24), (1, 36), (9, 60)]]
@@ -65,12 +65,34 @@ def test_packs_of_a_step_cost_about_the_same(step: int) -> None:
     assert mean_imbalance(even, step) < min(0.06, mean_imbalance(uneven, step) / 3)
 
 
-def test_packs_of_a_step_change_the_order_alone() -> None:
+def test_the_pack_left_open_at_the_end_makes_no_rank_wait() -> None:
+    shapes = [MIXED[n % len(MIXED)] for n in range(1500)]
+    for seed in range(5):
+        balanced = PackPlan(shapes, WINDOW, BUDGET, 0.1, seed, packs_per_step=8, attention_cost=0.01)
+        costs = [cost(pack, 0.01) for pack in epoch_of(balanced, 0)]
+        assert max(imbalance(costs[first : first + 8]) for first in range(0, len(costs) - 7, 8)) < 0.2
+
+
+def test_views_are_shared_out_evenly_where_they_fit() -> None:
+    views = [View(n, 0, 0, 1, False, tokens) for n, tokens in enumerate([50, 40, 30, 20, 10, 10])]
+    first, second = evened([views[:5], views[5:]], 100)
+    assert [view.tokens for view in first] == [10, 20, 50]
+    assert [view.tokens for view in second] == [10, 30, 40]
+    assert evened([views[:1], views[1:2]], 100) == [views[:1], views[1:2]]
+    tight = [[views[0]], [*views[2:4]]]
+    assert evened(tight, 50) == tight
+    full = [[views[0], views[2]], [views[1], views[3], views[3]]]
+    assert evened(full, 80) == full or max(sum(v.tokens for v in pack) for pack in evened(full, 80)) <= 80
+    assert evened([views], 1000) == [sorted(views, key=lambda view: view.tokens)]
+
+
+def test_packs_of_a_step_change_the_order_and_the_cheapest_step_alone() -> None:
     shapes = [MIXED[n % len(MIXED)] for n in range(100)]
     balanced = PackPlan(shapes, WINDOW, BUDGET, 0.1, 0, packs_per_step=8, attention_cost=0.01)
     first, plain = epoch_of(balanced, 0), epoch_of(plan(), 0)
     assert first != plain
-    assert sorted(map(str, first)) == sorted(map(str, plain))
+    assert len({str(pack) for pack in first} - {str(pack) for pack in plain}) <= 8
+    assert sorted(view.index for pack in first for view in pack) == list(range(100))
     costs = [cost(pack, 0.01) for pack in first]
     assert costs != sorted(costs)
 

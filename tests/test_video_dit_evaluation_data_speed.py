@@ -40,7 +40,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def process() -> Iterator[ReadProcess]:
     there = importlib.util.find_spec("decord") is not None
-    with closing(ReadProcess(decord=True)) as process:
+    with closing(ReadProcess()) as process:
         assert process.missing == (None if there else "is not installed")
         yield process
 

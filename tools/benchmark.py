@@ -5,7 +5,7 @@ python tools/benchmark.py vae
 python tools/benchmark.py vae --against wan cogvideox --train-seconds 600 --manifest clips.csv --seeds 3
 python tools/benchmark.py vae --against --train-seconds 120 --optimizer muon --config vae_tiny.yaml \
     "vae_tiny.yaml model.decoder_width=384"
-python tools/benchmark.py data --manifest clips.csv --against-decord
+python tools/benchmark.py data --manifest clips.csv
 """
 
 import argparse
@@ -71,7 +71,7 @@ def run_data(args: argparse.Namespace) -> dict:
 
     records = [record for record in read_manifest(args.manifest) if record.split != "odd"]
     options = FillOptions(args.clips, args.token_budget, args.ranks, args.seed)
-    reading = measure_reading(records, args.manifest.parent, args.reads, args.against_decord, args.seed, tqdm.write)
+    reading = measure_reading(records, args.manifest.parent, args.reads, args.seed, tqdm.write)
     tqdm.write("")
     filling = measure_fill(records, options, tqdm.write)
     wanted = [reading.requirement(), *filling.requirements()]
@@ -129,7 +129,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     data = commands.add_parser("data", help="reading and packing clips")
     add = data.add_argument
     add("--manifest", type=Path, required=True, metavar="FILE", help="of clips; rows of split odd are left out")
-    add("--against-decord", action="store_true", help="read by decord as well, if it is installed")
     add("--reads", type=at_least(1), default=3, help=f"of 17 frames, of each clip {default}")
     add("--clips", type=at_least(1), default=1000, help=f"drawn from the manifest, to fill batches with {default}")
     add("--token-budget", type=at_least(1), default=16384, help=f"of a batch {default}")

@@ -94,7 +94,7 @@ class ReadRow:
 
 @dataclass(frozen=True)
 class Reading:
-    """All clips; ``missing`` says why decord is not there, None where it is or was not asked for."""
+    """All clips; ``missing`` says why decord is not there, None where it is."""
 
     rows: list[ReadRow]
     missing: str | None
@@ -128,23 +128,23 @@ class Reading:
 
 
 def measure_reading(
-    records: Sequence[ClipRecord], folder: Path, reads: int, decord: bool, seed: int, say: Callable[[str], None]
+    records: Sequence[ClipRecord], folder: Path, reads: int, seed: int, say: Callable[[str], None]
 ) -> Reading:
-    """Read `FRAMES` frames at ``reads`` random places of each clip, by ours and ``decord`` in turn.
+    """Read `FRAMES` frames at ``reads`` random places of each clip, by ours and, where it is installed, decord in turn.
 
     Both open the file anew for each read and give the same frames as RGB; the file was read once before.
 
     Args:
         records: rows of a manifest. folder: that files are named from. say: takes each line as soon as it is there.
     """
-    with closing(ReadProcess(decord)) as process:
+    with closing(ReadProcess()) as process:
         if process.missing:
             say(f"decord {process.missing}, so ours is read alone: pip install 'video-dit[decord]'")
         say(HEADING)
         rows = []
         for r in tqdm(records, desc="reading", leave=False, disable=None):
             name = r.path.relative_to(folder).as_posix() if r.path.is_relative_to(folder) else str(r.path)
-            rows.append(measure_clip(process, ReadTask(r, reads, seed, decord and not process.missing), name))
+            rows.append(measure_clip(process, ReadTask(r, reads, seed, not process.missing), name))
             say(rows[-1].line())
         found = Reading(rows, process.missing)
     say(found.line())
@@ -163,11 +163,10 @@ def measure_clip(process: "ReadProcess", task: ReadTask, name: str) -> ReadRow:
 class ReadProcess:
     """A process that measures one clip after the other; one that takes more than `LIMIT` for a clip is replaced.
 
-    ``missing`` says why decord cannot be imported, None where it can or need not be.
+    ``missing`` says why decord cannot be imported, None where it can be.
     """
 
-    def __init__(self, decord: bool) -> None:
-        self.decord = decord
+    def __init__(self) -> None:
         self._start()
 
     def measure(self, task: ReadTask) -> ReadTimes | str:
@@ -188,7 +187,7 @@ class ReadProcess:
         context = get_context("forkserver")
         context.set_forkserver_preload([__name__])  # imports torch and diffusers once for all
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, self.decord), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()
         self.missing: str | None = self._connection.recv()
@@ -200,9 +199,9 @@ class ReadProcess:
         self._connection.close()
 
 
-def serve(connection: Connection, decord: bool) -> None:
+def serve(connection: Connection) -> None:
     """What the child does: say whether decord is missing, then answer each task until it is ended."""
-    connection.send(decord_missing() if decord else None)
+    connection.send(decord_missing())
     while True:
         task: ReadTask = connection.recv()
         try:
