@@ -120,7 +120,9 @@ class PackPlan:
         middle = (len(packs) - ends - begins) // 2
         completing, beginning = packs[middle : middle + ends], packs[middle + ends : middle + ends + begins]
         rest = packs[:middle] + packs[middle + ends + begins :]
-        rest[:step] = evened(rest[:step], self.token_budget)  # the one that was left open at the end may be near empty
+        rest[:step] = evened(
+            rest[:step], self.token_budget, self.attention_cost
+        )  # the one that was left open at the end may be near empty
         order = torch.randperm(len(rest) // step, generator=generator).tolist()
         steps = [rest[place * step : (place + 1) * step] for place in order]
         return [*completing, *(pack for one in steps for pack in one), *beginning]
@@ -175,18 +177,17 @@ def pack_views(views: Sequence[View], token_budget: int, generator: torch.Genera
     return [sorted(members, key=lambda view: view.tokens) for members in packs]
 
 
-def evened(packs: list[list[View]], token_budget: int) -> list[list[View]]:
-    """The views of some packs shared out anew, the longest first, each to the pack that has the fewest tokens; as they
-    were, should one not fit."""
+def evened(packs: list[list[View]], token_budget: int, attention_cost: float) -> list[list[View]]:
+    """The views of some packs shared out anew, the dearest first, each to the cheapest pack that has room; as they were
+    where one finds none, or where that is less even."""
     shared: list[list[View]] = [[] for _ in packs]
-    tokens = [0] * len(packs)
     for view in sorted((view for pack in packs for view in pack), key=lambda view: -view.tokens):
-        place = min(range(len(packs)), key=tokens.__getitem__)
-        shared[place].append(view)
-        tokens[place] += view.tokens
-    if max(tokens, default=0) > token_budget or not all(shared):
-        return packs
-    return [sorted(members, key=lambda view: view.tokens) for members in shared]
+        roomy = [pack for pack in shared if sum(other.tokens for other in pack) + view.tokens <= token_budget]
+        if not roomy:
+            return packs
+        min(roomy, key=lambda pack: cost(pack, attention_cost)).append(view)
+    shared = [sorted(pack, key=lambda view: view.tokens) for pack in shared]
+    return min(packs, shared, key=lambda some: imbalance([cost(pack, attention_cost) for pack in some]))
 
 
 @dataclass(frozen=True)
