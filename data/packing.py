@@ -120,9 +120,8 @@ class PackPlan:
         middle = (len(packs) - ends - begins) // 2
         completing, beginning = packs[middle : middle + ends], packs[middle + ends : middle + ends + begins]
         rest = packs[:middle] + packs[middle + ends + begins :]
-        rest[:step] = evened(
-            rest[:step], self.token_budget, self.attention_cost
-        )  # the one that was left open at the end may be near empty
+        if rest:  # the cheapest step has the pack that was left open at the end, which may be near empty
+            rest[:step] = evened(rest[:step], self.token_budget, self.attention_cost)
         order = torch.randperm(len(rest) // step, generator=generator).tolist()
         steps = [rest[place * step : (place + 1) * step] for place in order]
         return [*completing, *(pack for one in steps for pack in one), *beginning]
