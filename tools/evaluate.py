@@ -1,7 +1,9 @@
-"""Measure a model: how well its autoencoder reconstructs, and how much of their prompts its samples show.
+"""Measure a model: how well its autoencoder reconstructs, how much of their prompts its samples show, and whether one
+that was trained on a few clips of your own makes the right one of each caption.
 
 python tools/evaluate.py vae --manifest clips.csv
 python tools/evaluate.py world --prompts 256
+python tools/evaluate.py clips --model runs/own/model --manifest clips/index.csv
 """
 
 import argparse
@@ -45,6 +47,15 @@ def run_world(args: argparse.Namespace) -> None:
     write_json(args.json, evaluate_world(options_of(WorldOptions, args), tqdm.write))
 
 
+def run_clips(args: argparse.Namespace) -> None:
+    """Whether the sample of each caption is nearest to its own clip."""
+    from tqdm import tqdm
+
+    from video_dit.evaluation.recall import RecallOptions, evaluate_recall
+
+    write_json(args.json, evaluate_recall(options_of(RecallOptions, args), tqdm.write))
+
+
 def options_of(kind: Any, args: argparse.Namespace) -> Any:
     """The dataclass ``kind`` filled from the arguments of the same names."""
     return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
@@ -80,14 +91,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     world.add_argument("--style", default="exhaustive", help="of the captions: exhaustive, detailed, short or terse")
     world.add_argument("--size", type=size, metavar="WxH", help="pixels (default: as the model was trained most)")
     world.add_argument("--seconds", type=positive, default=4.0, help="of each clip (default: %(default)s)")
-    world.add_argument("--steps", type=at_least(1), default=30, help="of the sampler (default: %(default)s)")
-    world.add_argument("--guidance-scale", type=positive, default=4.0, help="default: %(default)s")
-    world.add_argument("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
     world.add_argument("--batch", type=at_least(1), default=16, help="samples made at a time (default: %(default)s)")
     world.add_argument("--judge", type=Path, default=ROOT / "checkpoints" / "judge", help="default: the shipped one")
     picture = ROOT / "outputs" / "evaluate-world.png"
     world.add_argument("--picture", type=Path, default=picture, metavar="FILE", help="default: outputs/")
-    models = {vae: "a folder with an autoencoder, or of one", world: "a folder that train.py wrote"}
+    clips = commands.add_parser("clips", help="does a model give back the clips it was trained on")
+    clips.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="that it was trained on")
+    clips.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
+    clips.add_argument("--picture", type=Path, metavar="FILE.png", help="samples above the clips nearest to them")
+    for command in (world, clips):
+        command.add_argument("--steps", type=at_least(1), default=30, help="of the sampler (default: %(default)s)")
+        command.add_argument("--guidance-scale", type=positive, default=4.0, help="default: %(default)s")
+        command.add_argument("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
+    models = {
+        clips: "a folder that train.py wrote",
+        vae: "a folder with an autoencoder, or of one",
+        world: "a folder that train.py wrote",
+    }
     for command, kind in models.items():
         command.add_argument("--model", type=Path, default=MODEL, help=f"{kind} (default: sora-tiny)")
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
@@ -113,7 +133,7 @@ def main() -> int:
     """Exit code 2 for what the user got wrong, 1 for what failed."""
     args = parse_arguments()
     try:
-        (run_vae if args.command == "vae" else run_world)(args)
+        {"vae": run_vae, "world": run_world, "clips": run_clips}[args.command](args)
     except (ValueError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
