@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vae3d import LatentCodec
+
 ROOT = Path(__file__).parents[1]
 SETTINGS = ["data.num_clips=11", "data.num_frames=9", "data.window_frames=9", "data.sizes=[[32,32],[32,48]]"]
 
@@ -67,7 +69,8 @@ def test_other_settings_are_refused(whole: Path) -> None:
 
 def test_the_index_says_what_they_are(whole: Path) -> None:
     settings = json.loads((whole / "index.json").read_text())
-    assert settings["codec"] == "95bd600f8e79ee58"
+    assert settings["codec"] == "VideoVAE"
+    assert settings["weights"] == LatentCodec.from_pretrained("checkpoints/sora-tiny").fingerprint()
     assert settings["sizes"] == [[32, 32], [32, 48]]
     clips = [json.loads(line) for line in (whole / "index.jsonl").read_text().splitlines()]
     assert [clip["index"] for clip in clips] == list(range(11))

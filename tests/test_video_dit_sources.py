@@ -154,6 +154,18 @@ def test_encoding_depends_on_what_latents_do(codec: LatentCodec) -> None:
     assert all(encoding(run_config(**data), codec) != told for data in others)
 
 
+def test_encoding_names_the_manifest_by_what_it_holds(codec: LatentCodec, tmp_path: Path) -> None:
+    manifest = Path(write_manifest(tmp_path, ("a", 9, "")))
+    told = encoding(run_config(manifest=str(manifest)), codec)
+    moved = manifest.rename(manifest.with_name("moved.csv"))
+    assert encoding(run_config(manifest=str(moved)), codec) == told
+    assert {**told, **encoding(run_config(), codec)} == told  # who names none takes any
+    moved.write_text(moved.read_text() + "\n")
+    assert encoding(run_config(manifest=str(moved)), codec) != told
+    with pytest.raises(ValueError, match="does not exist"):
+        encoding(run_config(manifest=str(manifest)), codec)
+
+
 def test_encoding_tells_encoders_apart_and_not_decoders(codec: LatentCodec) -> None:
     told = encoding(run_config(), codec)
     for half, differs in (("decoder", False), ("encoder", True)):

@@ -51,7 +51,6 @@ def encode(args: argparse.Namespace) -> None:
     shards = -(-len(source) // args.shard_size)
     settings = {
         **encoding(config, codec),
-        "manifest": config.data.manifest,
         "clips": len(source),
         "shard_size": args.shard_size,
         "wordings": args.wordings,

@@ -1,5 +1,6 @@
 """The clips of a run: of the world, of a manifest, or encoded before; and what the codec asks of them."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,29 @@ def pack_plan(config: RunConfig, codec: LatentCodec, source: ClipSource, packs_p
 
 
 def encoding(config: RunConfig, codec: LatentCodec) -> Mapping[str, Any]:
-    """What latents in shards depend on, and a training on them must share."""
+    """What latents in shards depend on, and a training on them must share: the codec's class and a hash of its weights,
+    the frames, and where ``data.manifest`` is given a hash of that file.
+
+    Raises:
+        ValueError: the manifest is not there.
+    """
     data = config.data
+    manifest = {"manifest": file_hash(Path(data.manifest))} if data.manifest else {}
     return {
-        "codec": codec.fingerprint(),
+        **manifest,
+        "codec": type(codec.vae).__name__,
+        "weights": codec.fingerprint(),
         "num_frames": data.num_frames,
         "sizes": sorted([height, width] for height, width in {tuple(size) for size in data.sizes}),
         "frame_rates": list(data.frame_rates),
     }
+
+
+def file_hash(path: Path) -> str:
+    """64 bits of what the file holds; ValueError where it is none."""
+    if not path.is_file():
+        raise ValueError(f"data.manifest={path} does not exist: check its path")
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def latent_shapes(source: ClipSource, codec: LatentCodec, patch_size: int) -> list[LatentShape]:
