@@ -81,7 +81,7 @@ def test_packs_are_those_of_the_run(codec: LatentCodec, ranks: int, accumulation
         apart.append(100 * (max(costs) / (sum(costs) / ranks) - 1))
     figures = [len(packs) / each, each, ranks, sum(apart) / len(apart), max(apart)]
     assert numbers(line(report, "steps:")) == pytest.approx(figures, abs=0.06)
-    assert (max(apart) > 0.05) == (ranks > 1)
+    assert (max(apart) > 0) == (ranks > 1)
 
 
 def test_a_step_may_be_more_than_an_epoch(codec: LatentCodec) -> None:
