@@ -12,24 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_training import TINY
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
 PROMPT = "a red sphere bounces on the ground, the camera orbits slowly"
-TINY = [
-    "model.hidden_size=32",
-    "model.num_layers=2",
-    "model.num_heads=2",
-    "text.width=32",
-    "text.num_layers=1",
-    "text.num_heads=2",
-    "text.hidden=32",
-    "data.num_clips=12",
-    "data.token_budget=400",
-    "data.workers=0",
-    "data.validation_packs=1",
-    "data.sample_prompts=[]",
-]
 
 
 def run(*command: str | Path, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_training
 import torch
 
 import train
@@ -19,22 +20,7 @@ from video_dit.sources import encoding
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
-TINY = [
-    f"vae.path={MODEL}",
-    "model.hidden_size=32",
-    "model.num_layers=2",
-    "model.num_heads=2",
-    "text.width=32",
-    "text.num_layers=1",
-    "text.num_heads=2",
-    "text.hidden=32",
-    "data.num_clips=12",
-    "data.token_budget=400",
-    "data.workers=0",
-    "data.validation_packs=1",
-    "data.sample_prompts=[]",
-    "data.cache=''",
-]
+TINY = [*tiny_training.TINY, f"vae.path={MODEL}", "data.cache=''"]
 Main = Callable[..., tuple[int, str, str]]
 
 
@@ -43,7 +29,14 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     """Calls train.py with a tiny model; its exit code, and what it prints."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        command = ["train.py", "--config", "sora_tiny.yaml", *TINY, f"run_dir={tmp_path}/run", *arguments]
+        command = [
+            "train.py",
+            "--config",
+            "sora_tiny.yaml",
+            *TINY,
+            f"run_dir={tmp_path}/run",
+            *arguments,
+        ]
         monkeypatch.setattr(sys, "argv", command)
         code = train.main()
         return code, *capsys.readouterr()

@@ -1,0 +1,16 @@
+"""Settings that several test files train with: a model that takes a second a step."""
+
+TINY = [
+    "model.hidden_size=32",
+    "model.num_layers=2",
+    "model.num_heads=2",
+    "text.width=32",
+    "text.num_layers=1",
+    "text.num_heads=2",
+    "text.hidden=32",
+    "data.num_clips=12",
+    "data.token_budget=400",
+    "data.workers=0",
+    "data.validation_packs=1",
+    "data.sample_prompts=[]",
+]
