@@ -47,7 +47,7 @@ from video_dit.model import VideoDiT
 from video_dit.pipeline import VideoPipeline, check_model_folder
 from video_dit.preflight import clip_lines, pack_lines
 from video_dit.progress import Progress
-from video_dit.sources import clip_source, pack_plan, training_clips
+from video_dit.sources import check_text, clip_source, pack_plan, training_clips
 from video_dit.text import encode_prompts, load_text_encoder
 
 
@@ -62,7 +62,7 @@ class Denoiser(nn.Module):
 
     def forward(self, pack: Pack) -> Tensor:
         """Sum of the squared errors of the velocity over the elements that bear loss, fp32."""
-        embeds, prompt_segments = encode_prompts(self.tokenizer, self.text_encoder, pack.prompts)
+        embeds, prompt_segments = encode_prompts(self.tokenizer, self.text_encoder, pack.prompts, pack.prompt_embeds)
         prediction = self.transformer(
             pack.hidden_states,
             pack.levels,
@@ -227,6 +227,7 @@ def train(config: RunConfig) -> None:
     train_packs = PackFactory(config, codec, "train", packs_per_step=world * settings.accumulation)
     validation_packs = PackFactory(config, codec, "val")
     module = build_denoiser(config, codec)
+    check_text(train_packs.source, module.tokenizer, module.text_encoder)
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)

@@ -105,6 +105,7 @@ class Shards:
                 raise ValueError(
                     f"data.latents={folder} was made with {name} {found.get(name)}, not {value}: encode anew"
                 )
+        self.text_encoder = str(found.get("text_encoder", ""))  # whose embeddings of the captions are stored as well
         lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
         self.clips = [Encoded(**json.loads(line)) for line in lines]
         if not self.clips:

@@ -9,8 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from data.shards import Shards
 from vae3d import LatentCodec
+from video_dit.batch import stored_embeds
+from video_dit.config import RunConfig, load_config
+from video_dit.sources import check_text, training_clips
+from video_dit.text import TextConfig, byte_t5, encode_prompts, load_text_encoder
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ["data.num_clips=11", "data.num_frames=9", "data.window_frames=9", "data.sizes=[[32,32],[32,48]]"]
@@ -75,3 +81,45 @@ def test_the_index_says_what_they_are(whole: Path) -> None:
     clips = [json.loads(line) for line in (whole / "index.jsonl").read_text().splitlines()]
     assert [clip["index"] for clip in clips] == list(range(11))
     assert all(1 < len(set(clip["texts"])) <= 8 for clip in clips)
+
+
+@pytest.fixture(scope="module")
+def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny T5 that reads bytes, on disk."""
+    folder = tmp_path_factory.mktemp("t5")
+    tokenizer, encoder = byte_t5(TextConfig(width=32, num_layers=1, num_heads=2, hidden=32))
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_embeddings_of_a_frozen_encoder_are_those_that_training_would_make(text_encoder: Path, tmp_path: Path) -> None:
+    setting = f"text.encoder={text_encoder}"
+    done = encode(tmp_path / "out", setting)
+    assert done.returncode == 0, done.stderr
+    config = load_config(RunConfig, "sora_tiny.yaml", [*SETTINGS, setting, f"data.latents={tmp_path / 'out'}"])
+    codec = LatentCodec.from_pretrained(config.vae.path)
+    shards = training_clips(config, codec)
+    assert isinstance(shards, Shards)
+    tokenizer, encoder = load_text_encoder(config.text)
+    check_text(shards, tokenizer, encoder)
+    for index in (0, 10):
+        tensors = shards.get(shards.key(index))
+        for epoch in (0, 1, 9):
+            with torch.no_grad():
+                embeds, _ = encode_prompts(tokenizer, encoder, [shards.text(index, epoch)])
+            stored = stored_embeds(tensors, epoch)
+            assert stored is not None
+            assert torch.equal(stored, embeds.bfloat16())
+    with torch.no_grad():
+        next(encoder.parameters()).add_(0.1)
+    with pytest.raises(ValueError, match=r"was made with text_encoder .*: use the same text"):
+        check_text(shards, tokenizer, encoder)
+
+
+def test_without_a_frozen_encoder_there_are_none(whole: Path) -> None:
+    config = load_config(RunConfig, "sora_tiny.yaml", [*SETTINGS, f"data.latents={whole}"])
+    shards = training_clips(config, LatentCodec.from_pretrained(config.vae.path))
+    assert isinstance(shards, Shards)
+    assert stored_embeds(shards.get(shards.key(0)), 0) is None
+    check_text(shards, *byte_t5(config.text))

@@ -228,3 +228,16 @@ def test_an_image_is_encoded_too(tiny_vae: VideoVAE) -> None:
     assert encoded["latents"].shape == encoded["cold"].shape == encoded["keyframe"].shape == (4, 1, 4, 4)
     pack = build([(View(0, 0, 0, 1, True, 8), encoded, "")])
     assert len(pack.hidden_states) == 8
+
+
+def test_stored_embeddings_go_with_the_caption_of_the_epoch() -> None:
+    """And not with one that is dropped."""
+    view, encoded, text = clip(0, 0, 5)
+    told = {f"prompt_embeds.{number}": torch.full((3, 2), float(number)) for number in range(3)}
+    many = [(replace(view, index=index, epoch=index), {**encoded, **told}, text) for index in range(40)]
+    pack = build(many, context=replace(NO_COLD, text_dropout=0.5))
+    for index, (prompt, embeds) in enumerate(zip(pack.prompts, pack.prompt_embeds, strict=True)):
+        assert (embeds is None) == (prompt == "")
+        assert embeds is None or torch.equal(embeds, told[f"prompt_embeds.{index % 3}"])
+    assert 0 < pack.prompts.count("") < 40
+    assert build(MIXED).prompt_embeds == (None,) * len(MIXED)

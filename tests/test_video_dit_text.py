@@ -22,7 +22,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from video_dit.text import TextConfig, byte_t5, encode_prompts, load_text_encoder
+from video_dit.text import TextConfig, byte_t5, encode_prompts, load_text_encoder, text_fingerprint
 
 SMALL = TextConfig(max_length=24, width=16, num_layers=2, num_heads=2, hidden=32)
 PROMPTS = ["a red ball", "", "étoile ★", "a long text " * 9, "b"]
@@ -171,3 +171,29 @@ def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_prompts_may_not_be_too_short() -> None:
     with pytest.raises(ValueError, match=r"text.max_length=7 must be at least 8"):
         TextConfig(max_length=7)
+
+
+@torch.no_grad()
+def test_stored_embeddings_take_the_place_of_the_encoder(
+    small: tuple[PreTrainedTokenizerBase, PreTrainedModel],
+) -> None:
+    whole, segments = encode_prompts(*small, PROMPTS)
+    rows = list(whole.split(segments.cu_seqlens.diff().tolist()))
+    stored = [row if number % 2 else None for number, row in enumerate(rows)]
+    again, same = encode_prompts(*small, PROMPTS, stored)
+    assert torch.allclose(again, whole, atol=1e-5)
+    assert torch.equal(same.cu_seqlens, segments.cu_seqlens)
+    other, _ = encode_prompts(*small, ["anything"] * len(PROMPTS), [row + 1 for row in rows])
+    assert torch.equal(other, whole + 1)
+
+
+def test_fingerprints_tell_encoders_and_lengths_apart(small: tuple[PreTrainedTokenizerBase, PreTrainedModel]) -> None:
+    tokenizer, encoder = small
+    ours = text_fingerprint(tokenizer, encoder)
+    assert text_fingerprint(tokenizer, encoder) == ours
+    tokenizer.model_max_length += 1
+    assert text_fingerprint(tokenizer, encoder) != ours
+    tokenizer.model_max_length -= 1
+    with torch.no_grad():
+        next(encoder.parameters()).add_(0.1)
+    assert text_fingerprint(tokenizer, encoder) != ours

@@ -5,7 +5,8 @@ python tools/encode.py --config sora_tiny.yaml --out latents
 
 ``train.py … data.latents=latents`` then trains on them without opening a video. All ranks share the shards out, and the
 same command goes on where it was stopped, with any number of ranks: a shard is whole or absent. Clips that cannot be
-read are left out with the reason. Of the world's clips ``--wordings`` captions are stored.
+read are left out with the reason. Of the world's clips ``--wordings`` captions are stored. A frozen text encoder's
+embeddings of the captions are stored as well (``text.encoder=…``).
 """
 
 import argparse
@@ -14,7 +15,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
     from data.dataset import ClipShape, ClipSource
     from vae3d import LatentCodec
+    from video_dit.tokens import Segments
 
 logger = logging.getLogger("encode.py")
 
@@ -40,6 +43,7 @@ def encode(args: argparse.Namespace) -> None:
     from video_dit.config import RunConfig, load_config
     from video_dit.layers import fast_dtype
     from video_dit.sources import clip_source, encoding
+    from video_dit.text import encode_prompts, load_text_encoder, text_fingerprint
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -48,9 +52,13 @@ def encode(args: argparse.Namespace) -> None:
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
     codec.vae.to(device, fast_dtype(device))
     source = clip_source(config, codec, "train")
+    text = load_text_encoder(config.text) if config.text.encoder else None
+    told_by = text_fingerprint(*text) if text else ""
+    embed = partial(encode_prompts, text[0], text[1].to(device)) if text else None  # type: ignore[arg-type]
     shards = -(-len(source) // args.shard_size)
     settings = {
         **encoding(config, codec),
+        "text_encoder": told_by,
         "clips": len(source),
         "shard_size": args.shard_size,
         "wordings": args.wordings,
@@ -68,7 +76,7 @@ def encode(args: argparse.Namespace) -> None:
     with tqdm(total=len(missing) * args.shard_size, unit="clip", disable=None if rank == 0 else True) as bar:
         for number in missing:
             indices = range(number * args.shard_size, min((number + 1) * args.shard_size, len(source)))
-            clips = encoded(codec, source, indices, args.wordings)
+            clips = encoded(codec, embed, source, indices, args.wordings)
             done += len(write_shard(args.out, number, clips))
             bar.update(args.shard_size)
     seconds = time.perf_counter() - began
@@ -77,9 +85,15 @@ def encode(args: argparse.Namespace) -> None:
 
 
 def encoded(
-    codec: "LatentCodec", source: "ClipSource", indices: range, wordings: int
+    codec: "LatentCodec",
+    embed: "Callable[[list[str]], tuple[Tensor, Segments]] | None",
+    source: "ClipSource",
+    indices: range,
+    wordings: int,
 ) -> "Iterator[tuple[int, list[str], ClipShape, dict[str, Tensor]]]":
-    """Index, captions, shape and tensors of each clip that can be read."""
+    """Index, captions, shape and tensors of each clip that can be read; what ``embed`` makes of its captions too."""
+    import torch
+
     from data.seeding import keyed_generator
     from video_dit.batch import encode_clip
 
@@ -91,6 +105,10 @@ def encoded(
             continue
         texts = list(dict.fromkeys(source.text(index, epoch) for epoch in range(wordings)))
         tensors = encode_clip(codec, clip, keyed_generator(source.key(index), "encode"))
+        if embed:
+            with torch.no_grad():
+                embeds = [embed([text])[0].bfloat16().cpu() for text in texts]
+            tensors |= {f"prompt_embeds.{number}": rows for number, rows in enumerate(embeds)}
         yield index, texts, source.shape(index), tensors
 
 

@@ -27,7 +27,7 @@ class Pack:
 
     hidden_states, target: ``(n, c·p·p)`` fp32. levels: ``(l,)`` fp32, padded to a multiple of 32. level_index:
     ``(n,)``. coords: ``(n, 3)``. one_frame, made: ``(n,)`` bool; loss is taken where made. prompts, clips: the text
-    and the index of each sample.
+    and the index of each sample. prompt_embeds: of each prompt, ``(m, d_text)``, where it is stored with the clip.
     """
 
     hidden_states: Tensor
@@ -39,6 +39,7 @@ class Pack:
     made: Tensor
     segments: Segments
     prompts: tuple[str, ...]
+    prompt_embeds: tuple[Tensor | None, ...]
     clips: tuple[int, ...]
 
     @property
@@ -87,6 +88,7 @@ class _Sample:
     one_frame: Tensor
     made: Tensor
     prompt: str
+    prompt_embeds: Tensor | None
 
 
 def build_pack(
@@ -126,6 +128,7 @@ def build_pack(
         made=torch.cat([sample.made for sample in samples]),
         segments=Segments.from_lengths([len(sample.noisy) for sample in samples]),
         prompts=tuple(sample.prompt for sample in samples),
+        prompt_embeds=tuple(sample.prompt_embeds for sample in samples),
         clips=tuple(view.index for view, _, _ in views),
     )
 
@@ -176,7 +179,15 @@ def _sample(
         one_frame=per_token(one_frame, height, width, patch_size),
         made=made,
         prompt="" if dropped else text,
+        prompt_embeds=None if dropped else stored_embeds(encoded, view.epoch),
     )
+
+
+def stored_embeds(encoded: dict[str, Tensor], epoch: int) -> Tensor | None:
+    """The embedding of the caption that a clip has in this epoch, if tools/encode.py stored those of its captions as
+    ``prompt_embeds.0``, …"""
+    count = sum(name.startswith("prompt_embeds.") for name in encoded)
+    return encoded[f"prompt_embeds.{epoch % count}"] if count else None
 
 
 def _with_cold_suffix(

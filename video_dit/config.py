@@ -29,8 +29,8 @@ class DataConfig:
     """
 
     manifest: str = ""
-    """A csv, jsonl or parquet of clips (rows of split ``train`` where it has splits; those of ``val``, if there are any,
-    are validated on, else the world); empty trains on the world."""
+    """A csv, jsonl or parquet of clips (rows of split ``train`` where it has splits; those of ``val`` are validated on,
+    or where there are none the world); empty trains on the world."""
     latents: str = ""
     """A folder of shards that tools/encode.py wrote of these clips; no video is opened then to train on."""
     num_clips: int = 3000

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from data.dataset import ClipSource, WorldClips
 from data.manifest import has_split
 from data.manifest_clips import ManifestClips
@@ -12,6 +14,7 @@ from data.packing import LatentShape, PackPlan
 from data.shards import Shards
 from vae3d import LatentCodec
 from video_dit.config import RunConfig
+from video_dit.text import text_fingerprint
 
 HELD_OUT_CLIPS = 64  # scenes of the world, for validation where no manifest has rows for it
 
@@ -92,6 +95,17 @@ def encoding(config: RunConfig, codec: LatentCodec) -> Mapping[str, Any]:
         "sizes": sorted([height, width] for height, width in {tuple(size) for size in data.sizes}),
         "frame_rates": list(data.frame_rates),
     }
+
+
+def check_text(source: ClipSource, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel) -> None:
+    """Raises ValueError where shards hold embeddings of captions by another text encoder."""
+    if isinstance(source, Shards) and source.text_encoder:
+        ours = text_fingerprint(tokenizer, text_encoder)
+        if source.text_encoder != ours:
+            raise ValueError(
+                f"data.latents={source.folder} was made with text_encoder {source.text_encoder}, not {ours}: "
+                "use the same text.*, or encode anew"
+            )
 
 
 def file_hash(path: Path) -> str:

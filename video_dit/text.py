@@ -1,5 +1,6 @@
 """Prompts to embeddings: any `transformers` encoder, packed without padding; and the small byte-level T5."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,18 +100,35 @@ def _no_encoder(name: str, error: Exception) -> str:
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, prompts: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedModel,
+    prompts: Sequence[str],
+    stored: Sequence[Tensor | None] = (),
 ) -> tuple[Tensor, Segments]:
     """Embeddings of prompts, end to end; longer ones are cut at ``tokenizer.model_max_length`` tokens.
 
     The empty prompt has at least its end token, so no segment is empty; its embedding is the null text.
 
+    Args:
+        stored: for each prompt its embedding ``(length, d_text)`` if it was made before; nothing for all to be made.
     Returns:
         ``(m, d_text)`` and the segments, one a prompt.
     """
-    batch = tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt")
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    ids, mask = batch["input_ids"].to(encoder.device), batch["attention_mask"].to(encoder.device)
-    states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # b length d
-    packed = torch.cat([row[:length] for row, length in zip(states, lengths, strict=True)])  # m d
-    return packed, Segments.from_lengths(lengths, encoder.device)
+    rows = list(stored) or [None] * len(prompts)
+    places = [place for place, row in enumerate(rows) if row is None]
+    if places:
+        batch = tokenizer([prompts[place] for place in places], padding=True, truncation=True, return_tensors="pt")
+        ids, mask = batch["input_ids"].to(encoder.device), batch["attention_mask"].to(encoder.device)
+        states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # b length d
+        for place, row, length in zip(places, states, batch["attention_mask"].sum(dim=1).tolist(), strict=True):
+            rows[place] = row[:length]
+    made = [row.to(encoder.device, encoder.dtype) for row in rows if row is not None]
+    return torch.cat(made), Segments.from_lengths([len(row) for row in made], encoder.device)  # m d
+
+
+def text_fingerprint(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> str:
+    """A hash of what embeddings depend on: the weights, and how long a prompt may be."""
+    digest = hashlib.blake2b(f"{type(encoder).__name__} {tokenizer.model_max_length}".encode(), digest_size=8)
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
