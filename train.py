@@ -91,7 +91,9 @@ class PackFactory:
     def build(self, loaded: LoadedPack, position: int) -> Pack:
         """The pack of one position; ValueError where none of the clips up to it can be read."""
         if not loaded.items:
-            raise ValueError(f"data.manifest={self.config.data.manifest}: no clip tried so far can be read: mend it")
+            data = self.config.data
+            where = f"data.latents={data.latents}" if data.latents else f"data.manifest={data.manifest}"
+            raise ValueError(f"{where}: no clip tried so far can be read: mend it")
         views = []
         for item in loaded.items:
             encoded = item.encoded

@@ -56,16 +56,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[ClipRecord
             by file and row), or no row is left.
     """
     path = Path(path)
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    read_rows = readers.get(path.suffix.lower())
-    if read_rows is None:
-        raise ValueError(f"manifest {path} ends in {path.suffix or 'nothing'!r}: use a .csv, .jsonl or .parquet file")
-    if not path.is_file():
-        raise ValueError(f"manifest {path} does not exist: check its path")
-    try:
-        rows = [(number, _renamed(row)) for number, row in read_rows(path)]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"manifest {path} is not UTF-8 text: save it as UTF-8") from error
+    rows = list(_rows(path))
     if not rows:
         raise ValueError(f"manifest {path} has no rows: list at least one clip in it")
     chosen = rows if split is None else _of_split(path, rows, split)
@@ -74,7 +65,22 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[ClipRecord
 
 def has_split(path: str | Path, split: str) -> bool:
     """Whether a manifest tells splits apart and has rows of this one; raises ValueError as `read_manifest`."""
-    return any(record.split == split for record in read_manifest(path))
+    return any(row.get("split") == split for _, row in _rows(Path(path)))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The numbers of the rows, and what is in them by our names for the columns."""
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    read_rows = readers.get(path.suffix.lower())
+    if read_rows is None:
+        raise ValueError(f"manifest {path} ends in {path.suffix or 'nothing'!r}: use a .csv, .jsonl or .parquet file")
+    if not path.is_file():
+        raise ValueError(f"manifest {path} does not exist: check its path")
+    try:
+        for number, row in read_rows(path):
+            yield number, _renamed(row)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"manifest {path} is not UTF-8 text: save it as UTF-8") from error
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -122,7 +128,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"manifest {path} is no parquet file ({str(error).splitlines()[0]}): write it anew") from error
 
 
@@ -184,6 +190,8 @@ def _number(where: str, row: dict[str, Any], name: str, minimum: float) -> float
     """The number in column `name`, None where it is empty or absent. "1200+" counts as 1200."""
     value = row.get(name)
     if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, float) and math.isnan(value):  # as pandas has what is empty
         return None
     try:
         if isinstance(value, bool):

@@ -10,6 +10,7 @@ from pathlib import Path
 from data.dataset import Clip, ClipShape
 from data.manifest import ClipRecord, read_manifest
 from data.transforms import fit
+from data.video_limits import DEFAULT_LIMITS, ReadLimits
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +65,16 @@ class ManifestClips:
         sizes: Sequence[Sequence[int]],
         frame_rate: float | None,
         frame_multiple: int,
+        limits: ReadLimits = DEFAULT_LIMITS,
     ) -> None:
+        self.limits = limits
         self.frame_rate = frame_rate
         self.sizes = [(h, w) for h, w in sizes]
         self.parts: list[tuple[ClipRecord, int, int]] = []  # row, first frame, frames
         self.left_out: list[LeftOut] = []
         rows = read_manifest(manifest, split=split)
         self.num_rows = len(rows)
-        there = {path: path.is_file() for path in {row.path for row in rows}}
+        there = {path: _is_file(path) for path in {row.path for row in rows}}
         for row in rows:
             reason = self._add(row, num_frames, frame_multiple) if there[row.path] else MISSING
             if reason:
@@ -99,7 +102,7 @@ class ManifestClips:
         record, first, _ = self.parts[index]
         stat, s = record.path.stat(), self.shape(index)
         return (
-            f"{record.path.resolve()}-{stat.st_size}-{stat.st_mtime_ns}-{record.start:g}-{first}"
+            f"{record.path.resolve()}-{stat.st_size}-{stat.st_mtime_ns}-{record.start!r}-{first}"
             f"-{s.num_frames}x{s.height}x{s.width}-{s.frame_rate:g}fps"
         )
 
@@ -119,6 +122,7 @@ class ManifestClips:
             start=record.start + first / s.frame_rate,
             seconds=frames / s.frame_rate,
             frame_rate=s.frame_rate,
+            limits=self.limits,
         )
         if len(clip.frames) < frames:
             reason = f"has {len(clip.frames)} of {frames} frames wanted: mend its manifest row"
@@ -138,7 +142,7 @@ class ManifestClips:
 
     def _add(self, row: ClipRecord, num_frames: int, multiple: int) -> str:
         """Take the clips of a row whose file is there; returns why there is none, or nothing."""
-        record = _completed(row, rate_needed=self.frame_rate is None)
+        record = _completed(row, self.frame_rate is None, self.limits)
         if isinstance(record, str):
             return record
         least = min(num_frames, 1 if multiple == 1 else 1 + multiple)
@@ -163,7 +167,7 @@ class ManifestClips:
         return "; ".join([*told, *([f"{others:,} for other reasons"] if others else [])])
 
 
-def _completed(record: ClipRecord, rate_needed: bool) -> ClipRecord | str:
+def _completed(record: ClipRecord, rate_needed: bool, limits: ReadLimits) -> ClipRecord | str:
     """The row with what the manifest leaves out read from the file, its size, the time at which it ends, its rate; or
     why it cannot be."""
     end = record.end
@@ -173,7 +177,7 @@ def _completed(record: ClipRecord, rate_needed: bool) -> ClipRecord | str:
         from data.video import VideoError, probe_video  # see `ManifestClips.load`
 
         try:
-            info = probe_video(record.path)
+            info = probe_video(record.path, limits)
         except VideoError as error:
             return f"{UNREADABLE}: {error.reason}"
         return replace(
@@ -184,6 +188,13 @@ def _completed(record: ClipRecord, rate_needed: bool) -> ClipRecord | str:
             end=end if end is not None else info.duration,
         )
     return replace(record, end=end)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no path at all, such as a caption that took its place, or a folder that may not be looked into
+        return False
 
 
 def _frames_at(record: ClipRecord, frame_rate: float) -> int:

@@ -2,7 +2,8 @@
 
 A folder holds ``shard-00000.tar``, …, each with the tensors of so many clips of the data set in order (one member each,
 ``NNNNNNNN.safetensors``, with its text and origin as metadata), beside each shard a ``.jsonl`` that lists its members,
-and, once all are there, ``index.json`` and ``index.jsonl``. Any program that reads tar and safetensors can use them.
+and, once all are there, ``index.json``, ``index.jsonl`` and ``left_out.jsonl``, which says what could not be read. Any
+program that reads tar and safetensors can use them.
 """
 
 import io
@@ -39,21 +40,34 @@ class Encoded:
     size: int
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A clip that could not be encoded, and why. index: in the data set."""
+
+    index: int
+    reason: str
+
+
 def shard_name(number: int) -> str:
     """Of a shard's tar."""
     return f"shard-{number:05d}.tar"
 
 
 def write_shard(
-    folder: Path, number: int, clips: Iterable[tuple[int, list[str], ClipShape, dict[str, Tensor]]]
+    folder: Path, number: int, clips: Iterable[tuple[int, list[str], ClipShape, dict[str, Tensor]] | Unread]
 ) -> list[Encoded]:
-    """Write one shard, whole or not at all: index, captions, shape and tensors of each clip. Returns what it lists. The
-    same clips give the same bytes."""
+    """Write one shard, whole or not at all: index, captions, shape and tensors of each clip, or why there are none.
+    Returns what it lists. The same clips give the same bytes."""
     name = shard_name(number)
     listed: list[Encoded] = []
+    unread: list[Unread] = []
     with replacing(folder / name) as draft:
         with tarfile.open(draft, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for index, texts, s, tensors in clips:
+            for clip in clips:
+                if isinstance(clip, Unread):
+                    unread.append(clip)
+                    continue
+                index, texts, s, tensors = clip
                 data = save({key: t.contiguous() for key, t in tensors.items()}, {"texts": json.dumps(texts)})
                 member = tarfile.TarInfo(f"{index:08d}.safetensors")
                 member.size = len(data)
@@ -61,9 +75,10 @@ def write_shard(
                 tar.addfile(member, io.BytesIO(data))
                 place = (s.num_frames, s.height, s.width, s.frame_rate, name, offset, len(data))
                 listed.append(Encoded(index, texts, *place))
-        # the list comes first: a shard that is there has one
-        with replacing(folder / f"{name}.jsonl") as lines:
-            lines.write_text("".join(json.dumps(asdict(one)) + "\n" for one in listed), encoding="utf-8")
+        # the lists come first: a shard that is there has them
+        for suffix, facts in (("jsonl", listed), ("left_out.jsonl", unread)):
+            with replacing(folder / f"{name}.{suffix}") as lines:
+                lines.write_text("".join(json.dumps(asdict(one)) + "\n" for one in facts), encoding="utf-8")
     return listed
 
 
@@ -77,12 +92,19 @@ def write_index(folder: Path, shards: int, settings: Mapping[str, Any]) -> bool:
     to end does the work, and twice gives the same."""
     if not all(is_written(folder, number) for number in range(shards)):
         return False
-    with replacing(folder / "index.jsonl") as draft, draft.open("w", encoding="utf-8") as file:
-        for number in range(shards):
-            file.write((folder / f"{shard_name(number)}.jsonl").read_text(encoding="utf-8"))
+    for name, suffix in (("index.jsonl", "jsonl"), ("left_out.jsonl", "left_out.jsonl")):
+        with replacing(folder / name) as draft, draft.open("w", encoding="utf-8") as file:
+            for number in range(shards):
+                file.write((folder / f"{shard_name(number)}.{suffix}").read_text(encoding="utf-8"))
     with replacing(folder / "index.json") as draft:
         draft.write_text(json.dumps({"version": VERSION, **settings}, indent=1) + "\n", encoding="utf-8")
     return True
+
+
+def read_left_out(folder: Path) -> list[Unread]:
+    """The clips that are in no shard of a folder that has its index."""
+    lines = (folder / "left_out.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Unread(**json.loads(line)) for line in lines]
 
 
 class Shards:

@@ -1,7 +1,7 @@
 """Contact sheets: a clip's frames as one PNG; and what all writers of files share: checks, and whole files or none."""
 
 import math
-import os
+import secrets
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -108,7 +108,7 @@ def checked_frames(frames: Tensor | np.ndarray) -> np.ndarray:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside it, for a file or a folder; renamed to `path` at the end, removed if anything fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         yield temporary
         temporary.replace(path)

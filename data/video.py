@@ -24,7 +24,7 @@ from torch import Tensor
 
 from data.transforms import resample_indices, stamp_tolerance
 from data.video_index import StampIndex, read_index
-from data.video_limits import ReadLimits, Stopwatch, VideoError
+from data.video_limits import DEFAULT_LIMITS, ReadLimits, Stopwatch, VideoError
 from data.video_picture import is_turned, picture, square_size
 from data.video_write import write_video
 
@@ -39,6 +39,9 @@ __all__ = [
     "write_video",
 ]
 
+SKIPPABLE = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
+"""Codecs whose pictures tell whether others are built on them. AV1's decoder leaves out more than it is told to, and
+temporal layers of HEVC may build on pictures that seem to be unused."""
 HELD = 2  # frames in a row that a decoder may leave out, without an error, before that is damage
 
 
@@ -64,9 +67,6 @@ class VideoInfo:
     variable_fps: bool
 
 
-DEFAULT_LIMITS = ReadLimits()
-
-
 class VideoReader:
     """One file, demuxed once, to be read from several times. It stays closed between calls.
 
@@ -81,6 +81,9 @@ class VideoReader:
             self.index: StampIndex = read_index(container, Stopwatch(self.path, self.limits))
         if not self.index.stamps:
             raise VideoError(path, self.index.damage or "has no frames")
+        longest = float(np.diff(self.index.times, append=self.index.end).max())
+        if longest > self.limits.max_still:
+            raise VideoError(path, f"its time stamps jump by {longest:g} s, beyond max_still={self.limits.max_still:g}")
 
     def info(self) -> VideoInfo:
         """Size, rate, length and codec. Decodes one frame."""
@@ -219,7 +222,8 @@ class VideoReader:
         target = index.stamps[first]
         before = index.keys[1 : bisect.bisect_right(index.keys, target)]  # from the first key: no need to seek
         positions = {stamp: i for i, stamp in enumerate(index.stamps)}
-        seen_from = None if index.numbered else index.stamps[max(0, first - HELD - 1)]
+        skips = index.codec in SKIPPABLE and not index.numbered
+        seen_from = index.stamps[max(0, first - HELD - 1)] if skips else None
         for key in [*before[:-3:-1], None]:
             with self._open() as container:
                 pictures = decoded(container, self.limits.max_pixels, seen_from, watch)
@@ -250,7 +254,7 @@ class VideoReader:
         if path.stat().st_size == 0:
             raise VideoError(path, "the file is empty")
         try:
-            container = av.open(path, metadata_errors="replace", timeout=self.limits.max_seconds)
+            container = av.open(path.absolute(), metadata_errors="replace", timeout=self.limits.max_seconds)
         except ExitError as error:
             raise VideoError(path, f"opening it takes more than max_seconds={self.limits.max_seconds:g}") from error
         except (FFmpegError, OSError) as error:

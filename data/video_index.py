@@ -74,7 +74,7 @@ def read_index(container: InputContainer, watch: Stopwatch | None = None) -> Sta
                 continue
             count += 1
             if watch:
-                watch.check()
+                watch.check(packets=1)
             packed = packed or (codec == "mpeg4" and bytes(packet).count(MPEG4_PICTURE) > 1)
             if packet.is_corrupt:
                 damage = "cut short in the middle of a frame"

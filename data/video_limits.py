@@ -21,21 +21,24 @@ class VideoError(ValueError):
 class ReadLimits:
     """Bounds against files that are broken or mean harm; what goes beyond one is a `VideoError`.
 
-    max_pixels: of a frame. max_frames: decoded, those before the first that is wanted included. max_bytes: of the
-    frames that are returned at once. max_seconds: of wall time. The index, a `read` and each chunk of a `stream` have
-    the last two of them anew.
+    max_pixels: of a frame. max_packets: of the file, each of which takes some 200 bytes of memory. max_still: seconds
+    that a frame may stay on the screen. max_frames: decoded, those before the first that is wanted included. max_bytes:
+    of the frames that a `read` returns. max_seconds: of wall time. A `read` and each chunk of a `stream` have
+    max_frames and max_seconds anew; finding the stamps has max_seconds.
 
     Raises:
         ValueError: one is not above 0.
     """
 
     max_pixels: int = 1 << 26
+    max_packets: int = 4_000_000
+    max_still: float = 3600.0
     max_frames: int = 100_000
     max_bytes: int = 8 << 30
     max_seconds: float = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("max_pixels", "max_frames", "max_bytes", "max_seconds"):
+        for name in ("max_pixels", "max_packets", "max_still", "max_frames", "max_bytes", "max_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0: give a positive number")
 
@@ -43,6 +46,9 @@ class ReadLimits:
         """VideoError where a frame of this size has too many pixels."""
         if width * height > self.max_pixels:
             raise VideoError(path, f"its frames of {width}x{height} go beyond max_pixels={self.max_pixels}")
+
+
+DEFAULT_LIMITS = ReadLimits()
 
 
 class Stopwatch:
@@ -54,11 +60,14 @@ class Stopwatch:
 
     def restart(self) -> None:
         """Begin anew."""
-        self.began, self.frames = time.monotonic(), 0
+        self.began, self.frames, self.packets = time.monotonic(), 0, 0
 
-    def check(self, frames: int = 0) -> None:
-        """Count `frames` that were decoded, and look at the clock."""
+    def check(self, frames: int = 0, packets: int = 0) -> None:
+        """Count `frames` that were decoded and `packets` that were listed, and look at the clock."""
         self.frames += frames
+        self.packets += packets
+        if self.packets > self.limits.max_packets:
+            raise VideoError(self.path, f"it has more than max_packets={self.limits.max_packets}")
         if self.frames > self.limits.max_frames:
             raise VideoError(self.path, f"reading it takes more than max_frames={self.limits.max_frames}")
         if time.monotonic() - self.began > self.limits.max_seconds:

@@ -11,7 +11,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from data.dataset import ClipShape
-from data.shards import Shards, is_written, shard_name, write_index, write_shard
+from data.shards import Shards, Unread, is_written, read_left_out, shard_name, write_index, write_shard
 
 SETTINGS = {"codec": "abc", "num_frames": 9, "sizes": [[16, 24]]}
 SHAPE = ClipShape(9, 16, 24, 8.0)
@@ -79,6 +79,15 @@ def test_a_shard_is_whole_or_absent(tmp_path: Path) -> None:
     assert not write_index(tmp_path, 2, SETTINGS)
     with pytest.raises(ValueError, match=r"has no index.json: run tools/encode.py until it ends"):
         Shards(tmp_path, SETTINGS)
+
+
+def test_what_could_not_be_read_is_listed(tmp_path: Path) -> None:
+    write_shard(tmp_path, 0, [Unread(0, "damaged"), *clips(1, 2)])
+    write_shard(tmp_path, 1, [Unread(3, "gone")])
+    assert write_index(tmp_path, 2, SETTINGS)
+    assert read_left_out(tmp_path) == [Unread(0, "damaged"), Unread(3, "gone")]
+    shards = Shards(tmp_path, SETTINGS)
+    assert [clip.index for clip in shards.clips] == [1, 2]
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ EXACT = [
     "odd/ExoPlayer__video_desks.3gp",
     "odd/media__roadtrip-vp92-10bit.webm",
     "odd/media__bear-vp9-odd-dimensions.webm",
+    "odd/torchcodec__av1_video.mkv",
 ]
 
 
@@ -65,9 +66,57 @@ def test_frames_equal_sequential_decoding(name: str) -> None:
     assert (info.height, info.width) == truth[0].shape[:2]
     assert clip.frame_rate == pytest.approx(info.frame_rate)
     assert all(np.array_equal(frame.numpy(), true) for frame, true in zip(clip.frames, truth, strict=True))
-    tail = read_video(CLIPS / name, start=0.7 * info.duration).frames
-    assert 0 < len(tail) < len(truth) or len(truth) == 3
-    assert np.array_equal(tail.numpy(), np.stack(truth[-len(tail) :]))
+    times = VideoReader(CLIPS / name).index.times
+    first = int(0.7 * len(truth))
+    tail = read_video(CLIPS / name, start=float(times[first])).frames
+    assert np.array_equal(tail.numpy(), np.stack(truth[first:]))
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"bf": "3", "g": "12", "x264-params": "b-pyramid=normal:open-gop=1"}),
+        ("libx265", {"x265-params": "log-level=none:keyint=12:open-gop=1"}),
+        ("libsvtav1", {"preset": "10", "g": "12"}),
+        ("libvpx-vp9", {"deadline": "realtime", "g": "12"}),
+        ("mpeg4", {"bf": "2", "g": "12"}),
+    ],
+)
+def test_reads_that_begin_anywhere_give_the_frames_of_the_whole(
+    tmp_path: Path, codec: str, options: dict[str, str]
+) -> None:
+    """Pictures before the first wanted one are left out where none builds on them; and only there."""
+    path = tmp_path / "a.mkv"
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for array in moving_frames(40).numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode(None))
+    whole = read_video(path).frames
+    assert len(whole) == 40
+    times = VideoReader(path).index.times
+    for first in range(38):
+        part = read_video(path, start=float(times[first]), seconds=0.2).frames
+        assert torch.equal(part, whole[first : first + len(part)]), first
+        assert 2 <= len(part) <= 3
+
+
+def test_time_stamps_that_jump_are_told(tmp_path: Path) -> None:
+    """As of a camera whose clock was set: a still picture of months would be read in its place."""
+    write_video(tmp_path / "a.mp4", moving_frames(8), 10)
+    with av.open(tmp_path / "a.mp4") as container, av.open(tmp_path / "b.mkv", "w") as copy:
+        stream = copy.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(video=0):
+            if packet.dts is not None and packet.pts is not None:
+                late = int(1e6 / packet.time_base) if packet.pts * packet.time_base > 0.45 else 0
+                packet.pts, packet.dts, packet.stream = packet.pts + late, packet.dts + late, stream
+                copy.mux(packet)
+    for frame_rate in (None, 8.0):
+        with pytest.raises(VideoError, match=r"its time stamps jump by 1e\+06 s, beyond max_still=3600"):
+            read_video(tmp_path / "b.mkv", frame_rate=frame_rate)
+    assert len(read_video(tmp_path / "b.mkv", seconds=0.3, limits=ReadLimits(max_still=1e7)).frames) == 3
 
 
 @needs_clips

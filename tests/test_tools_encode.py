@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from data.shards import Shards
+from data.shards import Shards, read_left_out
+from data.video import write_video
 from vae3d import LatentCodec
 from video_dit.batch import stored_embeds
 from video_dit.config import RunConfig, load_config
@@ -46,10 +48,36 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_ranks_share_the_work(whole: Path, tmp_path: Path) -> None:
-    for rank in (1, 0):
-        assert encode(tmp_path / "out", rank=rank, world=2).returncode == 0
+def test_ranks_that_start_at_once_share_the_work(whole: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as ranks:
+        done = list(ranks.map(lambda rank: encode(tmp_path / "out", rank=rank, world=2), range(2)))
+    assert [one.returncode for one in done] == [0, 0], done
     assert files(tmp_path / "out") == files(whole)
+
+
+def test_what_cannot_be_read_is_told_and_stays_told(tmp_path: Path) -> None:
+    for name in "ab":
+        write_video(tmp_path / f"{name}.mp4", torch.full((12, 32, 32, 3), 90, dtype=torch.uint8), 8)
+    damaged = (tmp_path / "b.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(damaged[: len(damaged) // 2])
+    rows = [f"{name}.mp4,what {name} shows,32,32,8,12" for name in "ab"]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,text,width,height,fps,num_frames", *rows]))
+    for _ in range(2):  # the second run finds all done
+        done = encode(tmp_path / "out", f"data.manifest={tmp_path / 'clips.csv'}")
+        assert done.returncode == 0, done.stderr
+        assert "1 of 2 clips are left out" in done.stdout
+    (left_out,) = read_left_out(tmp_path / "out")
+    assert left_out.index == 1
+    assert "b.mp4: " in left_out.reason
+
+
+def test_settings_may_stand_on_both_sides(tmp_path: Path) -> None:
+    words = [sys.executable, "tools/encode.py", "data.num_clips=0", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*words, "--config", "sora_tiny.yaml", "data.num_frames=9"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert "data.num_clips=0 must be at least 1" in done.stderr
 
 
 @pytest.mark.slow

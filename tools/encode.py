@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from torch import Tensor
 
     from data.dataset import ClipShape, ClipSource
+    from data.shards import Unread
     from vae3d import LatentCodec
     from video_dit.tokens import Segments
 
@@ -37,7 +38,8 @@ def encode(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from data.shards import is_written, shard_name, write_index, write_shard
+    from data.dataset import WORLD_VERSION
+    from data.shards import is_written, read_left_out, shard_name, write_index, write_shard
     from data.sheet import replacing
     from vae3d import LatentCodec
     from video_dit.config import RunConfig, load_config
@@ -59,6 +61,7 @@ def encode(args: argparse.Namespace) -> None:
     settings = {
         **encoding(config, codec),
         "text_encoder": told_by,
+        **({} if config.data.manifest else {"world": WORLD_VERSION}),
         "clips": len(source),
         "shard_size": args.shard_size,
         "wordings": args.wordings,
@@ -81,7 +84,11 @@ def encode(args: argparse.Namespace) -> None:
             bar.update(args.shard_size)
     seconds = time.perf_counter() - began
     print(f"rank {rank}: {done} clips in {len(missing)} of {shards} shards, {seconds:.1f} s: {args.out}")
-    write_index(args.out, shards, settings)
+    if write_index(args.out, shards, settings):
+        left_out = read_left_out(args.out)
+        print(
+            f"all shards are there; {len(left_out)} of {len(source)} clips are left out: {args.out / 'left_out.jsonl'}"
+        )
 
 
 def encoded(
@@ -90,18 +97,20 @@ def encoded(
     source: "ClipSource",
     indices: range,
     wordings: int,
-) -> "Iterator[tuple[int, list[str], ClipShape, dict[str, Tensor]]]":
-    """Index, captions, shape and tensors of each clip that can be read; what ``embed`` makes of its captions too."""
+) -> "Iterator[tuple[int, list[str], ClipShape, dict[str, Tensor]] | Unread]":
+    """Index, captions, shape and tensors of each clip; what ``embed`` makes of its captions too."""
     import torch
 
+    from data import shards
     from data.seeding import keyed_generator
     from video_dit.batch import encode_clip
 
     for index in indices:
         try:
             clip = source.load(index)
-        except (ValueError, OSError) as error:  # `data.video.VideoError`, or the file is gone
+        except ValueError as error:  # `data.video.VideoError`; what a disk or network fails to give ends the run
             logger.warning("left out: %s", error)
+            yield shards.Unread(index, str(error))
             continue
         texts = list(dict.fromkeys(source.text(index, epoch) for epoch in range(wordings)))
         tensors = encode_clip(codec, clip, keyed_generator(source.key(index), "encode"))
@@ -115,8 +124,9 @@ def encoded(
 def check_folder(folder: Path, settings: dict) -> None:
     """ValueError where the folder holds something else than shards of these settings."""
     file = folder / "settings.json"
-    if not file.exists():
-        if any(not path.name.startswith(".") for path in folder.iterdir()):
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    if not file.exists():  # looked for after the listing: another rank may be writing it
+        if names:
             raise ValueError(f"--out {folder} holds files but no settings.json: give a new folder")
         return
     found = json.loads(file.read_text(encoding="utf-8"))
@@ -136,7 +146,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--wordings", type=at_least(1), default=8, help="captions of a clip (default: %(default)s)")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main() -> int:

@@ -47,6 +47,8 @@ class DataConfig:
     """Tokens of a pack, which is what one rank takes at a time."""
     cache: str = "cache/latents"
     """Folder for the latents of all clips, made once; empty makes them anew each time."""
+    read_seconds: float = 120.0
+    """Wall time that reading a clip may take; one that takes longer is left out."""
     workers: int = 1
     """Processes that render or read ahead."""
     validation_packs: int = 4
@@ -60,6 +62,8 @@ class DataConfig:
         for name in ("num_clips", "token_budget", "validation_packs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}={getattr(self, name)} must be at least 1")
+        if not self.read_seconds > 0:
+            raise ValueError(f"data.read_seconds={self.read_seconds} must be above 0")
         if self.workers < 0:
             raise ValueError(f"data.workers={self.workers} must be 0 or more")
         if not self.sizes or not self.frame_rates or not min(self.frame_rates) > 0:

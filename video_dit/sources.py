@@ -12,6 +12,7 @@ from data.manifest import has_split
 from data.manifest_clips import ManifestClips
 from data.packing import LatentShape, PackPlan
 from data.shards import Shards
+from data.video_limits import ReadLimits
 from vae3d import LatentCodec
 from video_dit.config import RunConfig
 from video_dit.text import text_fingerprint
@@ -44,7 +45,8 @@ def clip_source(config: RunConfig, codec: LatentCodec, split: str) -> ClipSource
     data = config.data
     if data.manifest and (split == "train" or has_split(data.manifest, split)):
         r = codec.frame_rule[0]
-        return ManifestClips(data.manifest, split, data.num_frames, data.sizes, data.frame_rates[0], r)
+        limits = ReadLimits(max_seconds=data.read_seconds)
+        return ManifestClips(data.manifest, split, data.num_frames, data.sizes, data.frame_rates[0], r, limits)
     count = data.num_clips if split == "train" else HELD_OUT_CLIPS
     return WorldClips(split, count, data.num_frames, data.sizes, data.frame_rates)
 
@@ -92,7 +94,7 @@ def encoding(config: RunConfig, codec: LatentCodec) -> Mapping[str, Any]:
         "codec": type(codec.vae).__name__,
         "weights": codec.fingerprint(),
         "num_frames": data.num_frames,
-        "sizes": sorted([height, width] for height, width in {tuple(size) for size in data.sizes}),
+        "sizes": [list(size) for size in data.sizes],
         "frame_rates": list(data.frame_rates),
     }
 
