@@ -314,6 +314,7 @@ def dry_run(config: RunConfig) -> list[str]:
     factory = PackFactory(config, codec, "train", packs_per_step=ranks * config.train.accumulation)
     PackFactory(config, codec, "val")  # whether it can be made
     module = build_denoiser(config, codec)
+    check_text(factory.source, module.tokenizer, module.text_encoder)
     return [
         *clip_lines(config, factory.source),
         *pack_lines(factory.plan, ranks),

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from data.shots import Seen, Shot
 from data.survey import Source
 
 SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".wmv", ".asf", ".flv", ".ogv", ".3gp", ".3g2"),
-    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".mxf"),
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".3gp", ".3g2"),
+    *(".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".mxf", ".dv", ".divx", ".rm", ".rmvb", ".y4m", ".nut"),
 )
-NO_CAPTION = "without a caption"
+BESIDE = (".txt", ".json")  # captions
 HEADER = ("path", "text", "width", "height", "fps", "num_frames", "start", "end", "motion")
 
 
@@ -50,23 +50,41 @@ class Rules:
         return None
 
 
-def find_videos(places: Iterable[Path]) -> list[Path]:
-    """The files given, and all in the folders given whose suffix is that of a video, in order.
+def find_videos(places: Iterable[Path]) -> tuple[list[Path], int]:
+    """The files given, and all in the folders given and below whose suffix is that of a video, in order; and how many
+    files there have another name, captions not counted. Links are followed, and keep their names.
 
     Raises:
         ValueError: a place is not there, or there is no video.
     """
-    places, found = list(places), []
+    places = list(places)
+    found: list[Path] = []
+    others = 0
     for place in places:
         if place.is_dir():
-            found += [path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+            for path in files_below(place):
+                is_video = path.suffix.lower() in SUFFIXES
+                found += [path] if is_video else []
+                others += not is_video and path.suffix.lower() not in BESIDE
         elif place.is_file():
             found.append(place)
         else:
             raise ValueError(f"{place}: no such file or folder")
     if not found:
         raise ValueError(f"{', '.join(map(str, places))}: no file whose name ends as a video's does, such as .mp4")
-    return sorted({path.parent.resolve() / path.name for path in found})  # a link keeps its name: captions go by it
+    return sorted({path.parent.resolve() / path.name for path in found}), others
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files, behind links as well; a folder that is met a second time, as in a circle of links, is left alone."""
+    seen: set[Path] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
 def choose(
@@ -98,6 +116,7 @@ def write_manifest(path: Path, clips: Sequence[tuple[Source, Shot, str]]) -> Non
         writer.writerow(HEADER)
         for source, shot, text in clips:
             name = os.path.relpath(source.path, path.parent.resolve())
+            name = f"./{name}" if name[0].isspace() else name  # whoever reads a manifest strips what is around a name
             size = (source.width, source.height, f"{source.fps:.6g}", shot.num_frames)
             writer.writerow([name, text, *size, shot.start, shot.end, shot.motion])
 

@@ -1,6 +1,6 @@
 """The shots of a video: where each begins and ends, and figures that tell whether it is worth training on."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # it opens videos; this looks at what it gives
 
 SHORT_SIDE = 72  # pixels, of the frames that are looked at
 BLOCKS = 8  # rows and columns of blocks that a frame is divided into
+LONGEST_LAG = 60  # frames that are kept to compare with, whatever rate a file claims
 MOMENTS = 4  # of a shot, evenly spread, that its thumbnail shows
 
 
@@ -34,7 +35,8 @@ class Shot:
 
 @dataclass(frozen=True)
 class FrameFigures:
-    """Of one frame: mean and standard deviation of its brightness, that of each block, and how each changed."""
+    """Of one frame: mean and standard deviation of its brightness, that of each block (uint8), and how each changed
+    (fp16)."""
 
     brightness: float
     contrast: float
@@ -45,7 +47,7 @@ class FrameFigures:
 def find_shots(reader: "VideoReader") -> list[Shot]:
     """Cut a video where PySceneDetect's adaptive detector sees a cut, and measure what lies between.
 
-    Memory does not grow with the pixels of the video: half a kilobyte a frame is kept.
+    Memory does not grow with the pixels of the video: half a kilobyte for each frame is kept.
 
     Raises:
         VideoError: the file is damaged, or goes beyond the reader's limits.
@@ -54,7 +56,7 @@ def find_shots(reader: "VideoReader") -> list[Shot]:
 
     index = reader.index
     detector = AdaptiveDetector()
-    lag = max(1, round(index.frame_rate / 8))
+    lag = min(max(1, round(index.frame_rate / 8)), LONGEST_LAG)
     before: deque[np.ndarray] = deque(maxlen=lag)
     cuts: list[int] = [0]
     figures: list[FrameFigures] = []
@@ -65,7 +67,8 @@ def find_shots(reader: "VideoReader") -> list[Shot]:
             grey = frame.mean(-1, dtype=np.float32)  # h w
             change = np.abs(grey - before[0]) if len(before) == lag else np.zeros_like(grey)
             before.append(grey)
-            figures.append(FrameFigures(float(grey.mean()), float(grey.std()), block_means(grey), block_means(change)))
+            blocks, changes = block_means(grey).round().astype(np.uint8), block_means(change).astype(np.float16)
+            figures.append(FrameFigures(float(grey.mean()), float(grey.std()), blocks, changes))
     ends = [*cuts[1:], len(figures)]
     times = [*(float(time) for time in index.times), index.end]
     return [_measured(figures[first:end], times[first], times[end], lag) for first, end in zip(cuts, ends, strict=True)]
@@ -73,9 +76,10 @@ def find_shots(reader: "VideoReader") -> list[Shot]:
 
 def _measured(figures: list[FrameFigures], start: float, end: float, lag: int) -> Shot:
     """The shot of these frames; the changes of the first ``lag`` are from another shot."""
-    changes = np.mean([figure.change for figure in figures[lag:]] or [np.zeros((BLOCKS, BLOCKS))], axis=0)
+    changed = [figure.change for figure in figures[lag:]]
+    changes = np.mean(changed, axis=0, dtype=np.float32) if changed else np.zeros((BLOCKS, BLOCKS))
     moments = [len(figures) * (2 * number + 1) // (2 * MOMENTS) for number in range(MOMENTS)]
-    thumbnail = np.stack([figures[moment].blocks for moment in moments]).round().astype(np.uint8)
+    thumbnail = np.stack([figures[moment].blocks for moment in moments])
     return Shot(
         start=round(start, 4),
         end=round(end, 4),
@@ -90,8 +94,11 @@ def _measured(figures: list[FrameFigures], start: float, end: float, lag: int) -
 
 def block_means(picture: np.ndarray) -> np.ndarray:
     """Means of 8 × 8 blocks of a picture `(h, w)`, fp32."""
-    rows = [band.mean(0) for band in np.array_split(picture, BLOCKS, axis=0)]
-    return np.array([[part.mean() for part in np.array_split(row, BLOCKS)] for row in rows], np.float32)
+    height, width = picture.shape
+    rows, columns = (np.arange(BLOCKS) * side // BLOCKS for side in (height, width))
+    sums = np.add.reduceat(np.add.reduceat(picture, rows, axis=0), columns, axis=1)
+    sizes = [np.maximum(np.diff(starts, append=side), 1) for starts, side in ((rows, height), (columns, width))]
+    return (sums / np.outer(*sizes)).astype(np.float32)
 
 
 class Seen:
@@ -106,12 +113,12 @@ class Seen:
         if not nearness >= 0:
             raise ValueError(f"nearness={nearness} must be at least 0")
         self.nearness = nearness
-        self.cells: dict[tuple[int, ...], list[np.ndarray]] = {}
+        self.cells: dict[tuple[int, ...], np.ndarray] = {}  # n 256, of which the first `counts` are in use
+        self.counts: Counter[tuple[int, ...]] = Counter()
         half = np.where(np.arange(BLOCKS) < BLOCKS // 2, 1.0, -1.0)
         ones, early = np.ones((MOMENTS, BLOCKS, BLOCKS)), half[:: BLOCKS // MOMENTS]
-        self.signs = np.stack(
-            [ones * half, ones * half[:, None], ones * half * half[:, None], ones * early[:, None, None]]
-        )
+        signs = (half, half[:, None], half * half[:, None], early[:, None, None])
+        self.signs = np.stack([ones * sign for sign in signs]).reshape(len(signs), -1)
 
     def twin(self, thumbnail: str) -> bool:
         """Whether one like this was met; if not, it is known from now on.
@@ -121,11 +128,21 @@ class Seen:
         """
         if self.nearness == 0:
             return False
-        levels = np.frombuffer(bytes.fromhex(thumbnail), np.uint8).reshape(MOMENTS, BLOCKS, BLOCKS).astype(np.float32)
+        levels = np.frombuffer(bytes.fromhex(thumbnail), np.uint8).astype(np.float32)
         levels -= levels.mean()
-        cell = [int(mean // self.nearness) for mean in (self.signs * levels).mean((1, 2, 3))]
-        around = product(*((place - 1, place, place + 1) for place in cell))
-        if any(np.abs(levels - other).mean() < self.nearness for near in around for other in self.cells.get(near, ())):
-            return True
-        self.cells.setdefault(tuple(cell), []).append(levels)
+        cell = tuple(int(mean // self.nearness) for mean in (self.signs * levels).mean(1))
+        for near in product(*((place - 1, place, place + 1) for place in cell)):
+            if count := self.counts[near]:
+                others = self.cells[near][:count]
+                if np.abs(others - levels).mean(1).min() < self.nearness:
+                    return True
+        self._keep(cell, levels)
         return False
+
+    def _keep(self, cell: tuple[int, ...], levels: np.ndarray) -> None:
+        count = self.counts[cell]
+        kept = self.cells.get(cell, np.empty((1, len(levels)), np.float32))
+        if count == len(kept):
+            kept = np.concatenate([kept, np.empty_like(kept)])
+        kept[count] = levels
+        self.cells[cell], self.counts[cell] = kept, count + 1

@@ -11,11 +11,14 @@ from data.journal import Journal
 from data.shots import Shot, find_shots
 from data.workers import by_processes, by_ray
 
+VERSION = 1
+"""Raise it when another version finds other shots or figures, so that old and new ones do not mix."""
+
 
 @dataclass(frozen=True)
 class Source:
     """What was found in one file: its shots, or why it cannot be read. size, changed: of the file, in bytes and
-    nanoseconds, by which a later run knows that it is the same."""
+    nanoseconds, by which a later run knows that it is the same. version: of what found it."""
 
     path: str
     size: int
@@ -25,6 +28,7 @@ class Source:
     fps: float = 0.0
     shots: tuple[Shot, ...] = ()
     error: str = ""
+    version: int = VERSION
 
 
 def survey(path: Path) -> Source:
@@ -32,7 +36,7 @@ def survey(path: Path) -> Source:
     from data.video import VideoError, VideoReader
 
     known = identity(path)
-    if not str(path).isprintable():  # nor is what stands for bytes that are no UTF-8
+    if not nameable(str(path)):
         return Source(**known, error="its name cannot stand in a manifest: rename it")
     try:
         reader = VideoReader(path)
@@ -41,23 +45,36 @@ def survey(path: Path) -> Source:
         return Source(**known, width=info.width, height=info.height, fps=info.frame_rate, shots=shots)
     except VideoError as error:
         return Source(**known, error=error.reason)
+    except OSError as error:
+        return Source(**known, error=f"cannot be read ({error.strerror})")
+
+
+def nameable(path: str) -> bool:
+    """Whether a text file can hold it in a line; bytes that are no UTF-8 it cannot."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return not set(path) & {"\n", "\r", "\0"}
 
 
 def identity(path: Path) -> dict[str, Any]:
-    """What tells a file from what it was: path, size and time of change."""
-    stat = path.stat()
+    """What tells a file from what it was: path, size and time of change; 0 for one that is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return {"path": str(path), "size": 0, "changed": 0}
     return {"path": str(path), "size": stat.st_size, "changed": stat.st_mtime_ns}
 
 
 def known_source(journal: Journal, path: Path) -> Source | None:
-    """What an earlier run found in this file, if it has not changed since."""
+    """What an earlier run of this version found in this file, if it has not changed since. One that could not be read
+    may be sound by now."""
     fact = journal.facts.get(str(path))
-    if fact is None or any(fact.get(name) != value for name, value in identity(path).items()):
+    known = {**identity(path), "version": VERSION, "error": ""}
+    if fact is None or any(fact.get(name) != value for name, value in known.items()):
         return None
-    try:
-        return Source(**{**fact, "shots": tuple(Shot(**shot) for shot in fact["shots"])})
-    except TypeError:  # it was found by another version
-        return None
+    return Source(**{**fact, "shots": tuple(Shot(**shot) for shot in fact["shots"])})
 
 
 def survey_all(paths: Sequence[Path], known: Path, engine: str, workers: int) -> list[Source]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-BATCH_SIZE = 8  # items that a Ray actor takes at a time
+BATCH_SIZE = 16  # items that a Ray actor takes at a time
 
 
 def by_processes(
@@ -97,15 +97,21 @@ class RayStep:
 
 
 def by_ray(
-    make: Callable[[], Callable[[Item], Result]], items: Sequence[Item], workers: int, num_gpus: float | None = None
+    make: Callable[[], Callable[[Item], Result]],
+    items: Sequence[Item],
+    workers: int,
+    num_gpus: float | None = None,
+    most: int | None = None,
 ) -> Iterator[tuple[Item, Result | None]]:
-    """As `by_processes`, by Ray Data: on the cluster that ``RAY_ADDRESS`` names, else on this machine.
+    """As `by_processes`, by Ray Data: on the cluster that ``RAY_ADDRESS`` names, whose machines have this package too,
+    or on this machine.
 
     Args:
         make: gives the function; called once in each actor, for what is dear to load.
         items: what can be pickled.
         workers: of each actor: 1 guards it from items that end their process, 0 does without another process.
         num_gpus: that one actor takes.
+        most: actors at a time; None for as many as the cluster has room for.
     Raises:
         ValueError: Ray is not installed.
     """
@@ -124,7 +130,7 @@ def by_ray(
         RayStep,
         fn_constructor_args=(make, workers),
         batch_size=BATCH_SIZE,
-        compute=ray.data.ActorPoolStrategy(min_size=1),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         num_gpus=num_gpus,
     )
     for row in data.iter_rows():

@@ -25,15 +25,21 @@ def thumbnail(seed: int) -> str:
     return bytes(torch.randint(0, 256, (256,), generator=generator).tolist()).hex()
 
 
-def test_videos_are_found_in_folders_and_links_keep_their_names(tmp_path: Path) -> None:
-    (tmp_path / "deep/er").mkdir(parents=True)
-    names = ["b.MP4", "a.webm", "deep/er/c.mov", "notes.txt", "d.mp4.part"]
+def test_videos_are_found_behind_links_and_links_keep_their_names(tmp_path: Path) -> None:
+    for folder in ("in/deep/er", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    names = ["b.MP4", "a.webm", "deep/er/c.mov", "notes.txt", "a.json", "d.mp4.part", "e.pdf"]
     for name in names:
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "deep/link.mkv").symlink_to(tmp_path / "b.MP4")
-    found = [path.relative_to(tmp_path).as_posix() for path in find_videos([tmp_path, tmp_path / "a.webm"])]
-    assert found == ["a.webm", "b.MP4", "deep/er/c.mov", "deep/link.mkv"]
-    assert find_videos([tmp_path / "d.mp4.part"]) == [tmp_path / "d.mp4.part"]  # whoever names a file means it
+        (tmp_path / "in" / name).write_bytes(b"")
+    (tmp_path / "elsewhere/f.mkv").write_bytes(b"")
+    (tmp_path / "in/deep/link.mkv").symlink_to(tmp_path / "in/b.MP4")
+    (tmp_path / "in/deep/folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/circle").symlink_to(tmp_path / "in")
+    found, others = find_videos([tmp_path / "in", tmp_path / "in/a.webm"])
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names == ["elsewhere/f.mkv", "in/a.webm", "in/b.MP4", "in/deep/er/c.mov", "in/deep/link.mkv"]
+    assert others == 2
+    assert find_videos([tmp_path / "in/d.mp4.part"])[0] == [tmp_path / "in/d.mp4.part"]  # whoever names a file means it
 
 
 def test_places_without_videos(tmp_path: Path) -> None:
@@ -95,6 +101,13 @@ def test_a_manifest_reads_back_and_names_files_from_its_folder(tmp_path: Path) -
     (tmp_path / "out").rename(tmp_path / "moved")  # together with the videos it may move
     (record,) = read_manifest(tmp_path / "moved" / "index.csv")
     assert len(read_video(record.path, record.start, 1.0).frames) == 24
+
+
+def test_a_name_that_begins_with_a_space(tmp_path: Path) -> None:
+    (tmp_path / " a.mp4").write_bytes(b"")
+    write_manifest(tmp_path / "index.csv", [(source(str(tmp_path / " a.mp4"), GOOD), GOOD, "x")])
+    (record,) = read_manifest(tmp_path / "index.csv")
+    assert record.path.is_file()
 
 
 def test_a_manifest_in_a_linked_folder(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from data.collect import write_left_out
 from data.journal import Journal
 from data.shots import Shot
-from data.survey import Source, identity, known_source, survey, survey_all
+from data.survey import VERSION, Source, identity, known_source, survey, survey_all
 from data.video import write_video
 
 GOOD = Shot(0.0, 4.0, 96, 120.0, 40.0, 3.0, 9.0, "7f" * 256)
@@ -30,8 +30,9 @@ def test_a_damaged_file_has_its_reason(tmp_path: Path) -> None:
     assert found.shots == ()
 
 
-def test_a_name_that_no_manifest_can_hold(tmp_path: Path) -> None:
-    path = tmp_path / "a\udcff.mp4"
+@pytest.mark.parametrize("name", ["a\udcff.mp4", "a\nb.mp4"])
+def test_a_name_that_no_manifest_can_hold(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
     path.write_bytes(b"")
     found = survey(path)
     assert "rename it" in found.error
@@ -50,12 +51,30 @@ def test_what_was_found_holds_until_the_file_changes(tmp_path: Path) -> None:
     assert known_source(Journal(journal.path), path) is None
 
 
-def test_what_another_version_found_is_found_anew(tmp_path: Path) -> None:
+def test_what_another_version_found_or_could_not_read_is_found_anew(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"")
     journal = Journal(tmp_path / "shots.jsonl")
-    journal.put(str(path), {**identity(path), "shots": [{"start": 0.0}]})
+    journal.put(str(path), {**asdict(Source(**identity(path))), "version": VERSION - 1, "shots": [{"start": 0.0}]})
     assert known_source(journal, path) is None
+    journal.put(str(path), {**identity(path), "shots": []})
+    assert known_source(journal, path) is None
+    journal.put(str(path), asdict(Source(**identity(path), error="cannot be read (Input/output error)")))
+    assert known_source(journal, path) is None
+
+
+def test_a_file_that_is_gone_has_its_reason(tmp_path: Path) -> None:
+    found = survey(tmp_path / "gone.mp4")
+    assert (found.size, found.error) == (0, "no such file")
+
+
+@pytest.mark.parametrize(
+    "name", ["at 3.00.00\u202fPM.mp4", "全角\u3000空白.mp4", "👨\u200d👩\u200d👧.mp4", "a, 'b'.mp4"]
+)
+def test_names_in_any_script_are_taken(tmp_path: Path, name: str) -> None:
+    write_video(tmp_path / "a.mp4", torch.zeros(8, 32, 32, 3, dtype=torch.uint8), 8)
+    (tmp_path / "a.mp4").rename(tmp_path / name)
+    assert survey(tmp_path / name).error == ""
 
 
 def test_all_files_in_order_and_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

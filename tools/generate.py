@@ -61,7 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--pictures",
         action="store_true",
-        help="write all frames as PNG pictures instead, into the new folder that --out names",
+        help="write all frames as PNG pictures instead, into a new folder: --out names it, or where to put it",
     )
     args = parser.parse_args(arguments)
     if bool(args.video) != bool(args.extend):

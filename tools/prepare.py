@@ -1,7 +1,7 @@
 """Make a data set of your own videos, or of the procedural world; check one before a training.
 
 python tools/prepare.py videos FOLDER --out clips
-python tools/prepare.py videos FOLDER --out clips --caption-model HuggingFaceTB/SmolVLM2-2.2B-Instruct
+python tools/prepare.py videos FOLDER --out clips --caption-model llava-hf/llava-interleave-qwen-0.5b-hf
 python tools/prepare.py check --config sora_tiny.yaml data.manifest=clips/index.csv
 python tools/prepare.py world --count 1000 --out clips
 python tools/prepare.py world --count 1000 --out latents --size 128x128 160x96 --latents
@@ -211,36 +211,42 @@ def write_index(folder: Path, suffix: str) -> None:
 def prepare_videos(args: argparse.Namespace) -> None:
     """Write the manifest of all shots that are worth training on, and say what was left out."""
     began = time.perf_counter()
-    from data.captions import caption_all
-    from data.collect import NO_CAPTION, Rules, choose, find_videos, write_left_out, write_manifest
+    from data.captions import NO_CAPTION, caption_all, load_processor
+    from data.collect import Rules, choose, find_videos, write_left_out, write_manifest
     from data.survey import survey_all
 
     rules = Rules(args.min_seconds, args.min_brightness, args.min_contrast, args.min_motion)
-    paths = find_videos(args.places)
+    paths, others = find_videos(args.places)
+    if args.caption_model:
+        load_processor(args.caption_model, args.device)  # before the long work: there may be none
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"--out {args.out} is a file: give a folder")
     args.out.mkdir(parents=True, exist_ok=True)
+    for draft in args.out.glob(".*.tmp"):  # of a run that was killed
+        draft.unlink(missing_ok=True)
     sources = survey_all(paths, args.out / "shots.jsonl", args.engine, args.workers)
     chosen, left_out = choose(sources, rules, args.nearness)
     known = args.out / "captions.jsonl"
-    texts = caption_all(chosen, args.caption_model, args.device, known, args.engine)
-    clips = [(source, shot, text) for (source, shot), text in zip(chosen, texts, strict=True) if text]
-    left_out += [
-        (source.path, shot.start, shot.end, NO_CAPTION)
-        for (source, shot), text in zip(chosen, texts, strict=True)
-        if not text
-    ]
+    captions = caption_all(chosen, args.caption_model, args.device, known, args.engine)
+    clips = []
+    for (source, shot), caption in zip(chosen, captions, strict=True):
+        if caption.text:
+            clips.append((source, shot, caption.text))
+        else:
+            left_out.append((source.path, shot.start, shot.end, caption.objection))
     write_left_out(args.out / "left_out.csv", sorted(left_out))
     reasons = Counter(reason for *_, reason in left_out).most_common()
     reasons_told = "; ".join(f"{count} {reason}" for reason, count in reasons[:12])
     if NO_CAPTION in dict(reasons):
         reasons_told += "; captions: put a .txt beside each file, or give --caption-model"
     if not clips:
+        (args.out / "index.csv").unlink(missing_ok=True)  # of an earlier run, with other options
         raise ValueError(f"no shot is left to train on ({reasons_told}): see {args.out / 'left_out.csv'}")
     write_manifest(args.out / "index.csv", clips)
     minutes = sum(shot.end - shot.start for _, shot, _ in clips) / 60
     shots = sum(len(source.shots) for source in sources)
-    print(f"{len(paths)} files, {shots} shots, in {time.perf_counter() - began:.1f} s")
+    names = f"; {others} others are no videos by their names" if others else ""
+    print(f"{len(paths)} files, {shots} shots, in {time.perf_counter() - began:.1f} s{names}")
     print(f"{len(clips)} clips, {minutes:.1f} minutes: {args.out / 'index.csv'}")
     if left_out:
         print(f"{len(left_out)} left out ({reasons_told}): {args.out / 'left_out.csv'}")
