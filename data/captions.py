@@ -154,6 +154,8 @@ def caption_all(
         for part, caption in said:
             place = places[part]
             captions[place] = caption or Caption(objection="asking the model ends the process")
+            if captions[place] == Caption():
+                captions[place] = Caption(objection="the model says nothing")
             if captions[place].text:
                 journal.put(keys[place], captions[place].text)
             bar.update()

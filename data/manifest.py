@@ -68,6 +68,14 @@ def has_split(path: str | Path, split: str) -> bool:
     return any(row.get("split") == split for _, row in _rows(Path(path)))
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is one; not so where the path is too long, as of a caption that took its place, or may not be seen."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The numbers of the rows, and what is in them by our names for the columns."""
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
@@ -142,7 +150,9 @@ def _check_columns(path: Path, present: Collection[str]) -> None:
 def _renamed(row: dict[str, Any]) -> dict[str, Any]:
     """The row by our names for its columns."""
     found = {name: next((alias for alias in aliases if alias in row), None) for name, aliases in COLUMNS.items()}
-    return {name: row[alias] for name, alias in found.items() if alias is not None}
+    values = {name: row[alias] for name, alias in found.items() if alias is not None}
+    empty = [name for name, value in values.items() if isinstance(value, float) and math.isnan(value)]  # to pandas
+    return values | dict.fromkeys(empty)
 
 
 def _of_split(path: Path, rows: list[tuple[int, dict[str, Any]]], split: str) -> list[tuple[int, dict[str, Any]]]:
@@ -190,8 +200,6 @@ def _number(where: str, row: dict[str, Any], name: str, minimum: float) -> float
     """The number in column `name`, None where it is empty or absent. "1200+" counts as 1200."""
     value = row.get(name)
     if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if isinstance(value, float) and math.isnan(value):  # as pandas has what is empty
         return None
     try:
         if isinstance(value, bool):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.dataset import Clip, ClipShape
-from data.manifest import ClipRecord, read_manifest
+from data.manifest import ClipRecord, is_file, read_manifest
 from data.transforms import fit
 from data.video_limits import DEFAULT_LIMITS, ReadLimits
 
@@ -74,7 +74,7 @@ class ManifestClips:
         self.left_out: list[LeftOut] = []
         rows = read_manifest(manifest, split=split)
         self.num_rows = len(rows)
-        there = {path: _is_file(path) for path in {row.path for row in rows}}
+        there = {path: is_file(path) for path in {row.path for row in rows}}
         for row in rows:
             reason = self._add(row, num_frames, frame_multiple) if there[row.path] else MISSING
             if reason:
@@ -188,13 +188,6 @@ def _completed(record: ClipRecord, rate_needed: bool, limits: ReadLimits) -> Cli
             end=end if end is not None else info.duration,
         )
     return replace(record, end=end)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # no path at all, such as a caption that took its place, or a folder that may not be looked into
-        return False
 
 
 def _frames_at(record: ClipRecord, frame_rate: float) -> int:

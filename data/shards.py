@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from data.dataset import Clip, ClipShape
+from data.dataset import WORLD_VERSION, Clip, ClipShape
 from data.sheet import replacing
 
 VERSION = 1
@@ -127,6 +127,8 @@ class Shards:
                 raise ValueError(
                     f"data.latents={folder} was made with {name} {found.get(name)}, not {value}: encode anew"
                 )
+        if found.get("world", WORLD_VERSION) != WORLD_VERSION:
+            raise ValueError(f"data.latents={folder} is of another version of the world: encode anew")
         self.text_encoder = str(found.get("text_encoder", ""))  # whose embeddings of the captions are stored as well
         lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
         self.clips = [Encoded(**json.loads(line)) for line in lines]

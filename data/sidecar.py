@@ -2,9 +2,10 @@
 
 import codecs
 import json
+import unicodedata
 from pathlib import Path
 
-from data.manifest import COLUMNS
+from data.manifest import COLUMNS, is_file
 
 LONGEST = 10_000  # characters of a caption; what has more is a transcript, or another file
 
@@ -18,7 +19,7 @@ def sidecar_caption(path: Path) -> str:
     """
     for suffix in (".txt", ".json"):
         for file in (path.with_suffix(suffix), path.with_name(path.name + suffix)):
-            text = _caption_in(file) if file.is_file() else ""
+            text = _caption_in(file) if is_file(file) else ""
             if text:
                 return text
     return ""
@@ -33,9 +34,11 @@ def _caption_in(file: Path) -> str:
             values = [json.loads(text).get(name) for name in COLUMNS["text"]]
             text = next((value for value in values if isinstance(value, str) and value.strip()), "")
         text.encode()  # JSON may hold half a character
-    except (UnicodeError, json.JSONDecodeError, AttributeError) as error:
+        if "\0" in text:  # UTF-16 without its mark
+            raise UnicodeError
+    except (UnicodeError, json.JSONDecodeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file.name} is no {kind}") from error
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    text = " ".join("".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split())
     if len(text) > LONGEST:
         raise ValueError(f"{file.name} has {len(text)} characters, more than the {LONGEST} of a caption")
     return text

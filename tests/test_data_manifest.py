@@ -148,3 +148,16 @@ def test_a_length_in_seconds_gives_the_end(tmp_path: Path) -> None:
     first, second = read_manifest(write(tmp_path / "clips.csv", rows))
     assert (first.start, first.end) == (2, 5)
     assert second.end is None  # its frames tell it more exactly
+
+
+def test_what_pandas_has_for_nothing_is_nothing(tmp_path: Path) -> None:
+    rows = [
+        '{"path": "a.mp4", "text": "x", "start": 2, "seconds": 3, "fps": NaN, "num_frames": NaN, "split": "train"}',
+        '{"path": "b.mp4", "text": "x", "split": "val"}',
+    ]
+    (tmp_path / "clips.jsonl").write_text("\n".join(rows))
+    (record,) = read_manifest(tmp_path / "clips.jsonl", split="train")
+    assert (record.start, record.end, record.fps, record.num_frames) == (2, 5, None, None)
+    (tmp_path / "clips.jsonl").write_text("\n".join(rows).replace('"train"', "NaN"))
+    with pytest.raises(ValueError, match="row 1: split is empty"):
+        read_manifest(tmp_path / "clips.jsonl", split="val")

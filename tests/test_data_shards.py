@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from data.dataset import ClipShape
+from data.dataset import WORLD_VERSION, ClipShape
 from data.shards import Shards, Unread, is_written, read_left_out, shard_name, write_index, write_shard
 
 SETTINGS = {"codec": "abc", "num_frames": 9, "sizes": [[16, 24]]}
@@ -88,6 +88,15 @@ def test_what_could_not_be_read_is_listed(tmp_path: Path) -> None:
     assert read_left_out(tmp_path) == [Unread(0, "damaged"), Unread(3, "gone")]
     shards = Shards(tmp_path, SETTINGS)
     assert [clip.index for clip in shards.clips] == [1, 2]
+
+
+def test_another_version_of_the_world_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path, 0, clips(0, 1))
+    write_index(tmp_path, 1, {**SETTINGS, "world": WORLD_VERSION})
+    assert Shards(tmp_path, SETTINGS)
+    write_index(tmp_path, 1, {**SETTINGS, "world": WORLD_VERSION - 1})
+    with pytest.raises(ValueError, match="is of another version of the world: encode anew"):
+        Shards(tmp_path, SETTINGS)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

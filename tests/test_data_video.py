@@ -119,6 +119,13 @@ def test_time_stamps_that_jump_are_told(tmp_path: Path) -> None:
     assert len(read_video(tmp_path / "b.mkv", seconds=0.3, limits=ReadLimits(max_still=1e7)).frames) == 3
 
 
+def test_a_file_of_too_many_packets_is_refused(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", moving_frames(8), 10)
+    assert VideoReader(tmp_path / "a.mp4", ReadLimits(max_packets=8))
+    with pytest.raises(VideoError, match="it has more than max_packets=7"):
+        VideoReader(tmp_path / "a.mp4", ReadLimits(max_packets=7))
+
+
 @needs_clips
 def test_seeks_reach_the_same_frames_as_reading_from_the_start() -> None:
     path = CLIPS / "odd/moviepy__smpte-2997.mp4"  # 251 frames, 17 key frames, a counter in the picture

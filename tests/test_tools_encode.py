@@ -1,19 +1,22 @@
 """tools/encode.py: the same files from one rank or several, stopped or not; and training on them."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from data.shards import Shards, read_left_out
-from data.video import write_video
+from data.video import VideoError, write_video
 from vae3d import LatentCodec
 from video_dit.batch import stored_embeds
 from video_dit.config import RunConfig, load_config
@@ -65,7 +68,7 @@ def test_what_cannot_be_read_is_told_and_stays_told(tmp_path: Path) -> None:
     for _ in range(2):  # the second run finds all done
         done = encode(tmp_path / "out", f"data.manifest={tmp_path / 'clips.csv'}")
         assert done.returncode == 0, done.stderr
-        assert "1 of 2 clips are left out" in done.stdout
+        assert "1 of 2 clips are damaged" in done.stdout
     (left_out,) = read_left_out(tmp_path / "out")
     assert left_out.index == 1
     assert "b.mp4: " in left_out.reason
@@ -151,3 +154,21 @@ def test_without_a_frozen_encoder_there_are_none(whole: Path) -> None:
     assert isinstance(shards, Shards)
     assert stored_embeds(shards.get(shards.key(0)), 0) is None
     check_text(shards, *byte_t5(config.text))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
+def test_a_disk_that_fails_ends_the_run(
+    load_tool: Callable[[str], ModuleType], tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its clips are not taken for damaged ones, which would never be looked at again."""
+    tool = load_tool("encode")
+
+    def load(clips: object, index: int) -> object:
+        error = VideoError(tmp_path / ("gone" if number == errno.ENOENT else ""), "not a video")
+        raise error from OSError(number, "no")
+
+    monkeypatch.setattr("data.dataset.WorldClips.load", load)
+    words = ["--config", "sora_tiny.yaml", "--out", str(tmp_path / "out"), *SETTINGS]
+    monkeypatch.setattr(sys, "argv", ["encode.py", *words])
+    assert tool.main() == 1
+    assert not list((tmp_path / "out").glob("shard*"))

@@ -192,3 +192,11 @@ def test_latent_shapes_are_those_of_encoded_clips(codec: LatentCodec, tmp_path: 
                 latents = codec.encode(to_float(source.load(index).frames)[None])
             assert latents.shape[2] == shape.frames
             assert patchify(latents, patch_size).shape[1] == shape.frames * shape.tokens_per_frame
+
+
+def test_reading_takes_no_longer_than_the_config_says(codec: LatentCodec, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, ("a", 9, ""))
+    source = clip_source(run_config(manifest=manifest), codec, "train")
+    assert source.load(0)
+    with pytest.raises(ValueError, match=r"data\.manifest=.*takes more than max_seconds=1e-09"):
+        clip_source(run_config(manifest=manifest, read_seconds=1e-9), codec, "train")

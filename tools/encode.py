@@ -10,6 +10,7 @@ embeddings of the captions are stored as well (``text.encoder=…``).
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -31,6 +32,8 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from video_dit.tokens import Segments
 
 logger = logging.getLogger("encode.py")
+
+FAILURES = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # of disks and networks, not of files
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -87,7 +90,7 @@ def encode(args: argparse.Namespace) -> None:
     if write_index(args.out, shards, settings):
         left_out = read_left_out(args.out)
         print(
-            f"all shards are there; {len(left_out)} of {len(source)} clips are left out: {args.out / 'left_out.jsonl'}"
+            f"all shards are there; {len(left_out)} of {len(source)} clips are damaged: {args.out / 'left_out.jsonl'}"
         )
 
 
@@ -103,12 +106,15 @@ def encoded(
 
     from data import shards
     from data.seeding import keyed_generator
+    from data.video_limits import VideoError
     from video_dit.batch import encode_clip
 
     for index in indices:
         try:
             clip = source.load(index)
-        except ValueError as error:  # `data.video.VideoError`; what a disk or network fails to give ends the run
+        except VideoError as error:
+            if not error.path.exists() or getattr(error.__cause__, "errno", None) in FAILURES:
+                raise OSError(str(error)) from error  # a disk or network that may be back: the same command goes on
             logger.warning("left out: %s", error)
             yield shards.Unread(index, str(error))
             continue

@@ -218,12 +218,14 @@ def prepare_videos(args: argparse.Namespace) -> None:
     rules = Rules(args.min_seconds, args.min_brightness, args.min_contrast, args.min_motion)
     paths, others = find_videos(args.places)
     if args.caption_model:
-        load_processor(args.caption_model, args.device)  # before the long work: there may be none
+        # before the long work: there may be none; and a cluster's GPUs are not on this machine
+        load_processor(args.caption_model, "cpu" if args.engine == "ray" else args.device)
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"--out {args.out} is a file: give a folder")
     args.out.mkdir(parents=True, exist_ok=True)
-    for draft in args.out.glob(".*.tmp"):  # of a run that was killed
-        draft.unlink(missing_ok=True)
+    for name in ("shots.jsonl", "captions.jsonl", "index.csv", "left_out.csv"):
+        for draft in args.out.glob(f".{name}.*.tmp"):  # of a run that was killed
+            draft.unlink(missing_ok=True)
     sources = survey_all(paths, args.out / "shots.jsonl", args.engine, args.workers)
     chosen, left_out = choose(sources, rules, args.nearness)
     known = args.out / "captions.jsonl"
