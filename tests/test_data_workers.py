@@ -13,10 +13,12 @@ import pytest
 from data.workers import by_processes, by_ray
 
 PROGRAM = """
+import signal
 import time
 from data.workers import by_processes
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     for _ in by_processes(time.sleep, [0.01, 0.01, 600, 600, 600], 2):
         print("one", flush=True)
 """
@@ -79,7 +81,10 @@ def test_no_worker_outlives_its_parent(how: signal.Signals, tmp_path: Path) -> N
         workers = children(process.pid)
         assert len(workers) >= 2
         process.send_signal(how)
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=20)
+        finally:
+            process.kill()
         for _ in range(200):
             left = [pid for pid in workers if Path(f"/proc/{pid}").exists()]
             if not left:
