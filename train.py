@@ -45,7 +45,7 @@ from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
 from video_dit.model import VideoDiT
 from video_dit.pipeline import VideoPipeline, check_model_folder
-from video_dit.preflight import clip_lines, pack_lines
+from video_dit.preflight import data_report
 from video_dit.progress import Progress
 from video_dit.sources import check_text, clip_source, pack_plan, training_clips
 from video_dit.text import encode_prompts, load_text_encoder
@@ -316,8 +316,7 @@ def dry_run(config: RunConfig) -> list[str]:
     module = build_denoiser(config, codec)
     check_text(factory.source, module.tokenizer, module.text_encoder)
     return [
-        *clip_lines(config, factory.source),
-        *pack_lines(factory.plan, ranks),
+        *data_report(config, factory.source, factory.plan, ranks),
         *footprint_lines(
             config.train,
             module.transformer,

@@ -105,8 +105,8 @@ class Seen:
     """Which shots were met before, nearly: of two whose thumbnails, each without its mean, differ by less than
     ``nearness`` levels of 256 on average, the second is a twin.
 
-    The same shot at another size, H.264 quality (CRF 30 and 38) or rate was at most 1.3 away; two people's gestures in
-    one room, from one camera, at least 3.1.
+    The same shot at another size and quality (H.264, CRF 30 and 38) was at most 1.3 away, where the frames kept their
+    times; one man's gestures in one room, from one camera, at least 3.1.
     """
 
     def __init__(self, nearness: float = 2.0) -> None:

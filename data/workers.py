@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -86,14 +85,14 @@ def _begin() -> None:
 
 
 class RayStep:
-    """What an actor of Ray Data does with a batch; batches hold pickles, as Arrow knows no class of ours."""
+    """What an actor of Ray Data does with a batch."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]], workers: int) -> None:
         self.function, self.workers = make(), workers
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        items = [pickle.loads(item) for item in batch["item"]]
-        return {"pair": [pickle.dumps(pair) for pair in by_processes(self.function, items, self.workers)]}
+        pairs = list(by_processes(self.function, list(batch["item"]), self.workers))
+        return {"item": [item for item, _ in pairs], "result": [result for _, result in pairs]}
 
 
 def by_ray(
@@ -108,7 +107,7 @@ def by_ray(
 
     Args:
         make: gives the function; called once in each actor, for what is dear to load.
-        items: what can be pickled.
+        items: what Ray can carry, as it can all that can be pickled.
         workers: of each actor: 1 guards it from items that end their process, 0 does without another process.
         num_gpus: that one actor takes.
         most: actors at a time; None for as many as the cluster has room for.
@@ -125,8 +124,7 @@ def by_ray(
     ray.init(ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    rows = [{"item": pickle.dumps(item)} for item in items]
-    data = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // BATCH_SIZE)).map_batches(
+    data = ray.data.from_items(list(items), override_num_blocks=-(-len(items) // BATCH_SIZE)).map_batches(
         RayStep,
         fn_constructor_args=(make, workers),
         batch_size=BATCH_SIZE,
@@ -134,4 +132,4 @@ def by_ray(
         num_gpus=num_gpus,
     )
     for row in data.iter_rows():
-        yield pickle.loads(row["pair"])
+        yield row["item"], row["result"]

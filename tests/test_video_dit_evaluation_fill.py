@@ -8,11 +8,9 @@ import pytest
 from data.dataset import ClipShape
 from data.manifest import ClipRecord
 from data.packing import View
-from video_dit.context import ContextConfig
 from video_dit.evaluation.fill import (
     DURATIONS,
     EPOCHS,
-    KEYFRAMES,
     Filling,
     FillOptions,
     FillRow,
@@ -149,10 +147,6 @@ def test_ours_is_fuller_than_padding_and_loses_less_than_buckets_and_is_more_eve
     assert near.cut == padded.cut < buckets.cut
     assert near.later > 0 == padded.later == buckets.later
     assert [row.line() for row in found.rows] == lines[3:7]
-
-
-def test_our_share_of_keyframes_is_that_of_training() -> None:
-    assert ContextConfig().keyframe == KEYFRAMES
 
 
 @pytest.mark.parametrize(("filled", "uneven", "met"), [(0.97, 0.05, [True, True]), (0.969, 0.051, [False, False])])

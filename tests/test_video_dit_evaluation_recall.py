@@ -1,5 +1,6 @@
 """Recall: a model that gives back its clips is told from one that mixes them up, whatever their sizes and lengths."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,3 +73,9 @@ def test_one_caption_for_all_tells_nothing(options: RecallOptions) -> None:
     options.manifest.write_text("path,text\none.mp4,same\ntwo.mp4,same\n")
     with pytest.raises(ValueError, match="all clips have one caption"):
         evaluate_recall(options, lambda _: None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(options: RecallOptions) -> None:
+    with pytest.raises(ValueError, match="--device cuda: "):
+        evaluate_recall(replace(options, device="cuda"), lambda _: None)

@@ -28,6 +28,12 @@ SMALL: dict[str, Any] = {
 }
 
 
+def reported(config: RunConfig, codec: LatentCodec, ranks: int = 1) -> list[str]:
+    """Of the clips that the run would train on."""
+    source = training_clips(config, codec)
+    return data_report(config, source, pack_plan(config, codec, source, ranks * config.train.accumulation), ranks)
+
+
 @pytest.fixture
 def codec(tiny_vae: VideoVAE) -> LatentCodec:
     return LatentCodec(tiny_vae)
@@ -49,7 +55,7 @@ def numbers(text: str) -> list[float]:
 
 def test_the_world_is_reported(codec: LatentCodec) -> None:
     config = run_config(frame_rates=[8.0, 4.0])
-    report = data_report(config, codec)
+    report = reported(config, codec)
     assert line(report, "clips:") == "clips: 60 scenes of the world"
     source = training_clips(config, codec)
     counts = Counter((s.width, s.height, s.frame_rate) for s in map(source.shape, range(60)))
@@ -67,7 +73,7 @@ def test_packs_are_those_of_the_run(codec: LatentCodec, ranks: int, accumulation
     packs = first_epoch(plan)
     assert sorted(view.index for pack in packs for view in pack) == list(range(60))
     assert all(view.epoch == 0 for pack in packs for view in pack)
-    report = data_report(config, codec, ranks)
+    report = reported(config, codec, ranks)
     fills = [100 * sum(view.tokens for view in pack) / 80 for pack in packs]
     views = [len(pack) for pack in packs]
     figures = [len(packs), 80, sum(fills) / len(packs), min(fills), 60 / len(packs), min(views), max(views)]
@@ -96,7 +102,7 @@ def test_rows_that_are_left_out_are_counted_by_reason_with_examples(codec: Laten
     rows = ["path,text,start", "a.mp4,all of it,", *(f"gone-{n}.mp4,gone,{n}" for n in range(5))]
     rows += ["a.mp4,the end,2.2", "text.mp4,words,"]
     (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
-    report = data_report(run_config(manifest=str(tmp_path / "clips.csv")), codec)
+    report = reported(run_config(manifest=str(tmp_path / "clips.csv")), codec)
     assert report[:4] == [
         f"clips: 2 from 1 of the 8 rows of data.manifest={tmp_path}/clips.csv",
         "  left out: 5 rows, no such file: row 3 (gone-0.mp4, from 0 s), row 4 (gone-1.mp4, from 1 s), "
@@ -109,7 +115,7 @@ def test_rows_that_are_left_out_are_counted_by_reason_with_examples(codec: Laten
 
 
 def test_shapes_beyond_the_usual_are_summed_up(codec: LatentCodec) -> None:
-    report = data_report(run_config(frame_rates=[4.0 + rate / 2 for rate in range(30)], token_budget=400), codec)
+    report = reported(run_config(frame_rates=[4.0 + rate / 2 for rate in range(30)], token_budget=400), codec)
     shapes = report[report.index("shapes:") + 1 : report.index(line(report, "durations:"))]
     assert len(shapes) == 11
     assert sum(numbers(shape)[-1] for shape in shapes) == 60
@@ -121,7 +127,7 @@ def test_shards_are_reported(codec: LatentCodec, tmp_path: Path) -> None:
     shape = ClipShape(9, 32, 32, 8.0)
     write_shard(tmp_path, 0, [(n, ["text"], shape, {"latents": torch.zeros(1)}) for n in range(3)])
     assert write_index(tmp_path, 1, encoding(config, codec))
-    report = data_report(config, codec)
+    report = reported(config, codec)
     assert report[:3] == [
         f"clips: 3 in the shards of data.latents={tmp_path}",
         "shapes:",
@@ -131,5 +137,5 @@ def test_shards_are_reported(codec: LatentCodec, tmp_path: Path) -> None:
 
 def test_a_run_without_a_batch_is_an_error_with_its_reason(codec: LatentCodec) -> None:
     with pytest.raises(ValueError, match=r"data.token_budget=10 must hold the longest view: use at least \d+") as error:
-        data_report(run_config(token_budget=10), codec)
+        reported(run_config(token_budget=10), codec)
     assert "\n" not in str(error.value)

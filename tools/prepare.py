@@ -264,14 +264,15 @@ def check(args: argparse.Namespace) -> None:
     from vae3d import LatentCodec
     from video_dit.config import RunConfig, load_config
     from video_dit.preflight import data_report
-    from video_dit.sources import clip_source
+    from video_dit.sources import clip_source, pack_plan
 
     config = load_config(RunConfig, args.config, args.overrides)
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.float32)
     if not config.data.manifest:
         raise ValueError("data.manifest is not set: there are no videos to check")
-    print("\n".join(data_report(config, codec)))
     source = clip_source(config, codec, "train")
+    plan = pack_plan(config, codec, source, config.train.accumulation)
+    print("\n".join(data_report(config, source, plan)))
     assert isinstance(source, manifest_clips.ManifestClips)
     singles = [source.single(index) for index in range(len(source))]
     damaged: list[tuple[ManifestClips, str]] = []

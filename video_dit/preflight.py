@@ -7,23 +7,14 @@ from data.dataset import ClipShape, ClipSource
 from data.manifest_clips import LeftOut, ManifestClips, by_reason
 from data.packing import PackPlan, View, cost, imbalance
 from data.shards import Shards
-from vae3d import LatentCodec
 from video_dit.config import RunConfig
-from video_dit.sources import pack_plan, training_clips
 
 EXAMPLES = 3  # rows named for each reason
 SHAPES_TOLD = 10  # of them the most frequent
 
 
-def data_report(config: RunConfig, codec: LatentCodec, ranks: int = 1) -> list[str]:
-    """The lines of a report on the clips and packs of a run on so many ranks. Of videos no more is opened than what
-    their manifest does not say.
-
-    Raises:
-        ValueError: the run would have no batch; the message says why.
-    """
-    source = training_clips(config, codec)
-    plan = pack_plan(config, codec, source, packs_per_step=ranks * config.train.accumulation)
+def data_report(config: RunConfig, source: ClipSource, plan: PackPlan, ranks: int = 1) -> list[str]:
+    """The lines of a report on the clips and packs of a run on so many ranks. Nothing is opened."""
     return [*clip_lines(config, source), *pack_lines(plan, ranks)]
 
 

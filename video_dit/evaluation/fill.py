@@ -16,9 +16,10 @@ import torch
 
 from data.dataset import ClipShape
 from data.manifest import ClipRecord
-from data.packing import LatentShape, PackPlan, View, cost, pack_views
+from data.packing import LatentShape, PackPlan, View, cost, imbalance, pack_views
 from data.seeding import draw_integer, keyed_generator
 from data.transforms import nearest_size
+from video_dit.context import ContextConfig
 from video_dit.evaluation.requirements import Requirement
 
 T = TypeVar("T")
@@ -27,8 +28,6 @@ FRAME_RATE, LONGEST, PIXELS = 16.0, 125, 256 * 256
 PATCH, TIME_FACTOR = 16, 4
 ATTENTION_COST = 1 / (6 * 768)
 """As `data.packing.cost` has it, for a transformer of width 768."""
-KEYFRAMES = 0.1
-"""Share of our views that a keyframe joins, as `video_dit.context.ContextConfig` has it."""
 EPOCHS = 3
 ASPECTS = (16 / 9, 4 / 3, 1.0, 3 / 4, 9 / 16)
 DURATIONS = (4, 8, 16, 21, 32)
@@ -167,7 +166,13 @@ def our_packs(fitted: Sequence[Fitted], options: FillOptions) -> list[list[View]
     window = 1 + (LONGEST - 1) // TIME_FACTOR
     shapes = [f.shape for f in fitted]
     plan = PackPlan(
-        shapes, window, options.token_budget, KEYFRAMES, options.seed, options.ranks, attention_cost=ATTENTION_COST
+        shapes,
+        window,
+        options.token_budget,
+        ContextConfig().keyframe,
+        options.seed,
+        options.ranks,
+        attention_cost=ATTENTION_COST,
     )
     batches: list[list[View]] = []
     while sum(map(len, batches)) < EPOCHS * len(fitted):
@@ -231,7 +236,7 @@ def summary(
         raise ValueError(f"--ranks {ranks}: {len(batches)} batches make no step: use fewer or more --clips")
     costs = [cost(batch, ATTENTION_COST) for batch in batches[: len(batches) // ranks * ranks]]
     steps = [costs[first : first + ranks] for first in range(0, len(costs), ranks)]
-    uneven = [max(step) / mean(step) - 1 for step in steps]
+    uneven = [imbalance(step) for step in steps]
     budget = len(batches) * options.token_budget
     views = [view for batch in batches for view in batch]
     per_frame = [f.shape.tokens_per_frame for f in fitted]

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from data.manifest_clips import ManifestClips
 from data.sheet import write_rows
 from data.transforms import to_float, to_uint8
+from video_dit.evaluation.vae import find_device
 from video_dit.layers import fast_dtype
 from video_dit.pipeline import VideoPipeline, check_model_folder
 
@@ -58,11 +59,10 @@ def evaluate_recall(options: RecallOptions, say: Callable[[str], None]) -> dict:
     other's first latent frames are taken.
 
     Raises:
-        ValueError: the model or the manifest cannot be read, or all captions are the same.
+        ValueError: the model or the manifest cannot be read, there is no such device, or all captions are the same.
     """
     check_model_folder(options.model)
-    found = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    device = torch.device(found)
+    device = find_device(options.device)
     pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
     pipe.set_progress_bar_config(leave=False, disable=None)
     sizes = {size: clip_latents(pipe, options.manifest, size) for size in sorted(set(pipe.sizes))}

@@ -67,18 +67,24 @@ class Figures:
         return f"{self.psnr:7.2f}  {self.ssim:6.4f}  {self.flicker:7.5f}  {blocking}  {name}"
 
 
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA if it is there. ValueError where it is not."""
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    return place
+
+
 def load_codec(options: VAEOptions) -> LatentCodec:
     """The autoencoder on its device.
 
     Raises:
         ValueError: there is none, or no such device.
     """
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    place = find_device(options.device)
     dtypes = {"auto": fast_dtype(place), "float32": torch.float32, "bfloat16": torch.bfloat16}
     alone = (options.model / "config.json").is_file()
     codec = LatentCodec.from_pretrained(options.model, subfolder=None if alone else "vae", dtype=dtypes[options.dtype])
