@@ -1,0 +1,104 @@
+"""Text encoder and transformer as the one module that is trained, and the pipeline that its average makes."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vae3d import LatentCodec
+from video_dit.batch import Pack
+from video_dit.config import RunConfig, check_start
+from video_dit.engine import averaged_weights
+from video_dit.model import VideoDiT
+from video_dit.pipeline import VideoPipeline, check_model_folder
+from video_dit.text import encode_prompts, load_text_encoder
+
+
+class Denoiser(nn.Module):
+    """Text encoder and transformer as one module for DeepSpeed."""
+
+    def __init__(
+        self, transformer: VideoDiT, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel
+    ) -> None:
+        super().__init__()
+        self.transformer, self.tokenizer, self.text_encoder = transformer, tokenizer, text_encoder
+
+    def forward(self, pack: Pack) -> Tensor:
+        """Sum of the squared errors of the velocity over the elements that bear loss, fp32."""
+        embeds, prompt_segments = encode_prompts(self.tokenizer, self.text_encoder, pack.prompts, pack.prompt_embeds)
+        prediction = self.transformer(
+            pack.hidden_states,
+            pack.levels,
+            pack.level_index,
+            pack.coords,
+            pack.one_frame,
+            pack.segments,
+            embeds,
+            prompt_segments,
+        )
+        return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum()
+
+
+def build_denoiser(config: RunConfig, codec: LatentCodec) -> Denoiser:
+    """Text encoder and transformer with random weights, or those of ``train.init_from``."""
+    torch.manual_seed(config.seed)
+    trained_on = {
+        "sample_sizes": [list(size) for size in config.data.sizes],
+        "sample_latent_frames": codec.num_latent_frames(config.data.window_frames),
+        "frame_rate": config.data.frame_rates[0],
+    }
+    if config.train.init_from:
+        return load_denoiser(config, codec, trained_on)
+    tokenizer, text_encoder = load_text_encoder(config.text)
+    transformer = VideoDiT(
+        in_channels=codec.latent_channels,
+        text_dim=text_encoder.config.hidden_size,
+        **asdict(config.model),
+        **trained_on,
+    )
+    return Denoiser(transformer, tokenizer, text_encoder)
+
+
+def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> Denoiser:
+    """The weights of the model folder ``train.init_from``, to go on with.
+
+    Raises:
+        ValueError: it is no model folder, its autoencoder is another one, or ``model.*`` or ``text.*`` say otherwise.
+    """
+    folder = config.train.init_from
+    check_model_folder(folder)
+    pipe = VideoPipeline.from_pretrained(folder)
+    if pipe.codec.fingerprint() != codec.fingerprint():
+        raise ValueError(f"train.init_from={folder} has another autoencoder than vae.path: use vae.path={folder}")
+    check_start(asdict(config.model), pipe.transformer.config, folder)
+    pipe.transformer.register_to_config(**trained_on)
+    if config.text.encoder:
+        return Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder.requires_grad_(False).eval())
+    tokenizer, text_encoder = load_text_encoder(config.text)
+    try:
+        text_encoder.load_state_dict(pipe.text_encoder.state_dict())
+    except RuntimeError:  # another kind, or other sizes
+        raise ValueError(
+            f"train.init_from={folder} has another text encoder than text.* describes: "
+            "set text.encoder to the name of a frozen one, or the sizes of a byte-level one"
+        ) from None
+    return Denoiser(pipe.transformer, tokenizer, text_encoder)
+
+
+def averaged_pipeline(module: Denoiser, folder: Path, codec: LatentCodec, device: torch.device) -> VideoPipeline:
+    """A pipeline with the averaged weights that a checkpoint holds, in bf16; frozen weights are the module's own."""
+    transformer = VideoDiT.from_config(module.transformer.config)
+    text_encoder = type(module.text_encoder)(module.text_encoder.config)
+    copy = Denoiser(transformer, module.tokenizer, text_encoder)
+    copy.load_state_dict(averaged_weights(module, folder), strict=False)
+    copy.to(device=device, dtype=torch.bfloat16).eval()
+    return VideoPipeline(
+        transformer=transformer,
+        vae=codec.vae,
+        text_encoder=text_encoder,
+        tokenizer=module.tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
