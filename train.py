@@ -16,19 +16,11 @@ from deepspeed import comm as dist
 
 from data.packing import cost, imbalance, load_ahead, rank_positions
 from vae3d import LatentCodec
+from video_dit.checkpoint import checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser
 from video_dit.ema import EMA
-from video_dit.engine import (
-    checkpoint_folder,
-    initialize,
-    is_newer,
-    process_group,
-    replace_folder,
-    resume,
-    save_checkpoint,
-    set_learning_rate,
-)
+from video_dit.engine import initialize, process_group, set_learning_rate
 from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
 from video_dit.pack_factory import PackFactory

@@ -25,20 +25,10 @@ from vae3d import LatentCodec, VideoVAE
 from vae3d.losses import Equivariance, LossWeights, reconstruction_loss
 from vae3d.lpips import LPIPS
 from vae3d.metrics import psnr, ssim
+from video_dit.checkpoint import averaged_weights, checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import check_start, config_from_command_line, save_config
 from video_dit.ema import EMA
-from video_dit.engine import (
-    TrainConfig,
-    averaged_weights,
-    checkpoint_folder,
-    initialize,
-    is_newer,
-    process_group,
-    replace_folder,
-    resume,
-    save_checkpoint,
-    set_learning_rate,
-)
+from video_dit.engine import TrainConfig, initialize, process_group, set_learning_rate
 from video_dit.evaluation.pairs import Pair, write_picture
 from video_dit.layers import fast_dtype
 from video_dit.progress import Progress
