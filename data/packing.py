@@ -5,6 +5,7 @@ times packs of each.
 """
 
 import logging
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -250,4 +251,17 @@ def rank_positions(start: int, stop: int, accumulation: int, rank: int, world: i
 def load_ahead(dataset: Dataset, positions: range, workers: int) -> DataLoader:
     """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one)."""
     method = "spawn" if workers else None  # a forked worker can hang on locks that its parent held
-    return DataLoader(dataset, batch_size=None, sampler=positions, num_workers=workers, multiprocessing_context=method)
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=positions,
+        num_workers=workers,
+        multiprocessing_context=method,
+        worker_init_fn=_outlast_sigterm,
+    )
+
+
+def _outlast_sigterm(worker: int) -> None:
+    """Launchers send SIGTERM to workers too, but whoever trains may need their packs to end its step; they end with
+    it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """What every training program shares: its settings, its ranks and the DeepSpeed engine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -79,6 +79,18 @@ def process_group() -> Iterator[None]:
         # where one rank fails, NCCL would wait for the others
         if done or torch.distributed.get_backend() != "nccl":
             dist.destroy_process_group()
+
+
+def global_sums(values: Sequence[float], device: torch.device) -> list[float]:
+    """Sums over all ranks."""
+    totals = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(totals)
+    return totals.tolist()
+
+
+def global_sum(value: float, device: torch.device) -> float:
+    """Sum over all ranks."""
+    return global_sums([value], device)[0]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
