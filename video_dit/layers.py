@@ -1,5 +1,7 @@
 """Layers of the diffusion transformer. Tokens of all samples of a pack stand end to end: ``(n, d)``."""
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -24,16 +26,33 @@ def sinusoid(values: Tensor, channels: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+class _OfLevel(torch.autograd.Function):
+    """Rows of a table by index. The gradient of a row is the sum over all tokens of its level: a matrix product, which
+    sums in fp32, where PyTorch's own adds them one by one in the table's type."""
+
+    @staticmethod
+    def forward(context: Any, table: Tensor, level_index: Tensor) -> Tensor:
+        context.save_for_backward(level_index)
+        context.levels = table.shape[0]
+        return table[level_index]
+
+    @staticmethod
+    def backward(context: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (level_index,) = context.saved_tensors
+        levels = torch.arange(context.levels, device=grad.device)
+        chosen = (levels[:, None] == level_index).to(grad.dtype)  # l n
+        return chosen @ grad, None
+
+
 def of_level(table: Tensor, level_index: Tensor) -> Tensor:
-    """The row of a table ``(l, d)`` for each token, ``(n, d)``. In fp32 on the way back: the gradient of a row is a sum
-    over all tokens of its level, too long a sum for 16 bits."""
-    return F.embedding(level_index, table.float()).to(table.dtype)
+    """The row of a table ``(l, d)`` for each token, ``(n, d)``."""
+    return cast(Tensor, _OfLevel.apply(table, level_index))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, level_index: Tensor) -> Tensor:
     """Layer norm of ``x (n, d)``, scaled and shifted by the row of the ``(l, d)`` tables that its level names."""
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return x * (1 + of_level(scale, level_index)) + of_level(shift, level_index)
+    return torch.addcmul(of_level(shift, level_index), x, 1 + of_level(scale, level_index))
 
 
 class LevelEmbedding(nn.Module):

@@ -38,6 +38,7 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
     """
 
     config: Any  # a dict whose entries are attributes as well
+    _repeated_blocks = ["Block"]  # noqa: RUF012  # what `compile_repeated_blocks` of diffusers compiles
 
     @register_to_config
     def __init__(

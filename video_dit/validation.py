@@ -31,7 +31,7 @@ def validation_loss(denoiser: Denoiser, factory: PackFactory, rank: int, world: 
     """Mean loss over the fixed packs of the validation set, each on one rank."""
     error = count = 0.0
     for position in range(rank, factory.config.data.validation_packs, world):
-        pack = factory.build(factory.packs[position], position).to(device)
+        pack = factory.build(factory.packs[position], position).pack.to(device)
         error += float(denoiser(pack))
         count += pack.loss_elements
     return global_sum(error, device) / global_sum(count, device)
