@@ -1,13 +1,12 @@
 """Layers of the diffusion transformer. Tokens of all samples of a pack stand end to end: ``(n, d)``."""
 
-from typing import Any, cast
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from video_dit.attention import segment_attention
+from video_dit.level_table import LevelIndex, of_level
 from video_dit.rope import apply_rope
 from video_dit.tokens import Segments
 
@@ -26,33 +25,10 @@ def sinusoid(values: Tensor, channels: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class _OfLevel(torch.autograd.Function):
-    """Rows of a table by index. The gradient of a row is the sum over all tokens of its level: a matrix product, which
-    sums in fp32, where PyTorch's own adds them one by one in the table's type."""
-
-    @staticmethod
-    def forward(context: Any, table: Tensor, level_index: Tensor) -> Tensor:
-        context.save_for_backward(level_index)
-        context.levels = table.shape[0]
-        return table[level_index]
-
-    @staticmethod
-    def backward(context: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (level_index,) = context.saved_tensors
-        levels = torch.arange(context.levels, device=grad.device)
-        chosen = (levels[:, None] == level_index).to(grad.dtype)  # l n
-        return chosen @ grad, None
-
-
-def of_level(table: Tensor, level_index: Tensor) -> Tensor:
-    """The row of a table ``(l, d)`` for each token, ``(n, d)``."""
-    return cast(Tensor, _OfLevel.apply(table, level_index))
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, level_index: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, levels: LevelIndex) -> Tensor:
     """Layer norm of ``x (n, d)``, scaled and shifted by the row of the ``(l, d)`` tables that its level names."""
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return torch.addcmul(of_level(shift, level_index), x, 1 + of_level(scale, level_index))
+    return torch.addcmul(of_level(shift, levels), x, 1 + of_level(scale, levels))
 
 
 class LevelEmbedding(nn.Module):
@@ -138,7 +114,7 @@ class Block(nn.Module):
         self,
         hidden_states: Tensor,
         modulation: Tensor,
-        level_index: Tensor,
+        levels: LevelIndex,
         rope: tuple[Tensor, Tensor],
         segments: Segments,
         text: Tensor,
@@ -147,10 +123,10 @@ class Block(nn.Module):
         """Tokens ``(n, d)`` to tokens; ``modulation (l, 6, d)`` has a row a distinct level, ``text (m, d_text)``."""
         table = modulation + self.offset
         shift, scale, gate, shift_ff, scale_ff, gate_ff = table.unbind(dim=1)  # each (l, d)
-        x = modulate(hidden_states, shift, scale, level_index)
+        x = modulate(hidden_states, shift, scale, levels)
         x = self.attn(x, x, segments, segments, rope)
-        hidden_states = hidden_states + of_level(gate, level_index) * x
+        hidden_states = hidden_states + of_level(gate, levels) * x
         x = self.cross_attn(self.norm_text(hidden_states), text, segments, text_segments, None)
         hidden_states = hidden_states + x
-        x = self.ff(modulate(hidden_states, shift_ff, scale_ff, level_index))
-        return hidden_states + of_level(gate_ff, level_index) * x
+        x = self.ff(modulate(hidden_states, shift_ff, scale_ff, levels))
+        return hidden_states + of_level(gate_ff, levels) * x
