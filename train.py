@@ -40,10 +40,12 @@ def train(config: RunConfig, stop: Stop) -> None:
     run_dir, settings = Path(config.run_dir), config.train
 
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    train_packs = PackFactory(config, codec, "train", packs_per_step=world * settings.accumulation)
-    validation_packs = PackFactory(config, codec, "val")
     module = build_denoiser(config, codec)
+    train_packs = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=world * settings.accumulation)
+    validation_packs = PackFactory(config, codec, "val", module.tokenizer)
     check_text(train_packs.source, module.tokenizer, module.text_encoder)
+    if settings.compile and torch.cuda.is_available() and settings.zero_stage < 3:
+        module.transformer.compile_repeated_blocks(dynamic=True)
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)
@@ -82,8 +84,8 @@ def train(config: RunConfig, stop: Stop) -> None:
         began = time.perf_counter()
         set_learning_rate(engine, settings, step)
         batches = list(islice(items, settings.accumulation))
-        packs = [train_packs.build(loaded, position) for position, loaded in batches]
-        taken = [[item.view for item in loaded.items] for _, loaded in batches]
+        built = [train_packs.build(read, position) for position, read in batches]
+        packs = [one.pack for one in built]
         count = global_sum(sum(pack.loss_elements for pack in packs), engine.device)
         error = 0.0
         for pack in packs:
@@ -99,13 +101,13 @@ def train(config: RunConfig, stop: Stop) -> None:
 
         done = step + 1
         costs = [0.0] * world
-        costs[rank] = sum(cost(views, train_packs.plan.attention_cost) for views in taken)
+        costs[rank] = sum(cost(one.views, train_packs.plan.attention_cost) for one in built)
         stopping, of_packs, of_views, left_out, *costs = global_sums(
             [
                 stop.asked,
                 sum(len(pack.made) for pack in packs),
-                sum(view.tokens for views in taken for view in views),
-                sum(loaded.left_out for _, loaded in batches),
+                sum(view.tokens for one in built for view in one.views),
+                sum(one.left_out for one in built),
                 *costs,
             ],
             engine.device,
@@ -135,9 +137,9 @@ def dry_run(config: RunConfig) -> list[str]:
     """What `train` would be trained on, compute and hold, in lines; nothing is written, and no clip is read."""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    factory = PackFactory(config, codec, "train", packs_per_step=ranks * config.train.accumulation)
-    PackFactory(config, codec, "val")  # whether it can be made
     module = build_denoiser(config, codec)
+    factory = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=ranks * config.train.accumulation)
+    PackFactory(config, codec, "val", module.tokenizer)  # whether it can be made
     check_text(factory.source, module.tokenizer, module.text_encoder)
     return [
         *data_report(config, factory.source, factory.plan, ranks),

@@ -4,10 +4,12 @@ The order is a pure function of (seed, epoch, position, packs a step): no state 
 times packs of each.
 """
 
+import atexit
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -248,10 +250,10 @@ def rank_positions(start: int, stop: int, accumulation: int, rank: int, world: i
     return range(start * accumulation * world + rank, stop * accumulation * world, world)
 
 
-def load_ahead(dataset: Dataset, positions: range, workers: int) -> DataLoader:
+def load_ahead(dataset: Dataset, positions: range, workers: int) -> Iterator:
     """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one)."""
     method = "spawn" if workers else None  # a forked worker can hang on locks that its parent held
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=positions,
@@ -259,9 +261,18 @@ def load_ahead(dataset: Dataset, positions: range, workers: int) -> DataLoader:
         multiprocessing_context=method,
         worker_init_fn=_outlast_sigterm,
     )
+    items = iter(loader)
+    if workers:
+        atexit.register(_end_workers, ref(items))
+    return items
 
 
 def _outlast_sigterm(worker: int) -> None:
-    """Launchers send SIGTERM to workers too, but whoever trains may need their packs to end its step; they end with
-    it."""
+    """Launchers send SIGTERM to workers too, but whoever trains may need what they read to end its step."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _end_workers(items: ref) -> None:
+    """At the exit of this process, which else would send them SIGTERM and wait for ever."""
+    if (iterator := items()) is not None:
+        iterator._shutdown_workers()

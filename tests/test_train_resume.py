@@ -165,7 +165,7 @@ def test_asked_to_stop_each_rank_saves_and_goes_on(tmp_path: Path, asked: list[i
     assert not (run_dir / "model").exists()
     for name in ("run", "whole"):
         again = ranks_of(tmp_path / name, 2, *settings, f"train.max_steps={step + 2}")
-        outputs = [process.communicate(timeout=300)[0] for process in again]
+        outputs = [process.communicate(timeout=120)[0] for process in again]
         assert [process.returncode for process in again] == [0, 0], outputs
     assert_same_end(run_dir, tmp_path / "whole", ranks=2)
 
@@ -183,7 +183,7 @@ def test_asked_to_stop_while_it_makes_samples_it_leaves_them_off(tmp_path: Path)
     assert len(list((run_dir / "samples").glob("*.png"))) < 8
     assert not (run_dir / "model").exists()
     (process,) = ranks_of(run_dir, 1, *settings)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert len(list((run_dir / "samples").glob("*.png"))) == 8
     assert (run_dir / "model/model_index.json").is_file()

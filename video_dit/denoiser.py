@@ -14,7 +14,7 @@ from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
 from video_dit.model import VideoDiT
 from video_dit.pipeline import VideoPipeline, check_model_folder
-from video_dit.text import encode_prompts, load_text_encoder
+from video_dit.text import encode_tokens, load_text_encoder
 
 
 class Denoiser(nn.Module):
@@ -28,7 +28,6 @@ class Denoiser(nn.Module):
 
     def forward(self, pack: Pack) -> Tensor:
         """Sum of the squared errors of the velocity over the elements that bear loss, fp32."""
-        embeds, prompt_segments = encode_prompts(self.tokenizer, self.text_encoder, pack.prompts, pack.prompt_embeds)
         prediction = self.transformer(
             pack.hidden_states,
             pack.levels,
@@ -36,8 +35,8 @@ class Denoiser(nn.Module):
             pack.coords,
             pack.one_frame,
             pack.segments,
-            embeds,
-            prompt_segments,
+            encode_tokens(self.text_encoder, pack.prompts),
+            pack.prompts.segments,
         )
         return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum()
 

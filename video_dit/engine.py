@@ -39,6 +39,8 @@ class TrainConfig:
     zero_stage: int = 1
     offload_optimizer: bool = False
     ema_decay: float = 0.999
+    compile: bool = True
+    """Compile the blocks of the transformer, on a GPU with ZeRO 1 or 2; a minute at the start."""
     init_from: str = ""
     """A model folder to start from; empty starts from random weights."""
 

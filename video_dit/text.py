@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -99,31 +100,76 @@ def _no_encoder(name: str, error: Exception) -> str:
     return f"text.encoder={name} is no hub name or folder of an encoder: {reason}"
 
 
-def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase,
-    encoder: PreTrainedModel,
-    prompts: Sequence[str],
-    stored: Sequence[Tensor | None] = (),
-) -> tuple[Tensor, Segments]:
-    """Embeddings of prompts, end to end; longer ones are cut at ``tokenizer.model_max_length`` tokens.
+@dataclass(frozen=True)
+class PromptTokens:
+    """Prompts as an encoder takes them, with how its outputs are put end to end.
+
+    ids, mask: ``(s, longest)`` int64, of the prompts that are still to be encoded, padded. stored: ``(rows, d_text)``,
+    the embeddings of the others. places: ``(m,)`` int64, which row each packed token is of all outputs, followed by
+    ``stored``. segments: one a prompt.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    stored: Tensor | None
+    places: Tensor
+    segments: Segments
+
+    def to(self, device: torch.device | str) -> "PromptTokens":
+        """The same on another device."""
+        names = ("ids", "mask", "places", "segments", *(["stored"] if self.stored is not None else []))
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], stored: Sequence[Tensor | None] = ()
+) -> PromptTokens:
+    """Prompts to tokens on the host; longer ones are cut at ``tokenizer.model_max_length``.
 
     The empty prompt has at least its end token, so no segment is empty; its embedding is the null text.
 
     Args:
         stored: for each prompt its embedding ``(length, d_text)`` if it was made before; nothing for all to be made.
-    Returns:
-        ``(m, d_text)`` and the segments, one a prompt.
     """
     rows = list(stored) or [None] * len(prompts)
-    places = [place for place, row in enumerate(rows) if row is None]
-    if places:
-        batch = tokenizer([prompts[place] for place in places], padding=True, truncation=True, return_tensors="pt")
-        ids, mask = batch["input_ids"].to(encoder.device), batch["attention_mask"].to(encoder.device)
-        states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # b length d
-        for place, row, length in zip(places, states, batch["attention_mask"].sum(dim=1).tolist(), strict=True):
-            rows[place] = row[:length]
-    made = [row.to(encoder.device, encoder.dtype) for row in rows if row is not None]
-    return torch.cat(made), Segments.from_lengths([len(row) for row in made], encoder.device)  # m d
+    todo = [number for number, row in enumerate(rows) if row is None]
+    ids = mask = torch.zeros(0, 0, dtype=torch.long)
+    if todo:
+        batch = tokenizer([prompts[number] for number in todo], padding=True, truncation=True, return_tensors="pt")
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+    made = dict(zip(todo, mask.sum(dim=1).tolist(), strict=True))
+    places: list[Tensor] = []
+    lengths: list[int] = []
+    before, kept = 0, ids.numel()
+    for number, row in enumerate(rows):
+        length = made[number] if row is None else len(row)
+        start = before if row is None else kept
+        places.append(torch.arange(start, start + length))
+        lengths.append(length)
+        before, kept = (before + ids.shape[1], kept) if row is None else (before, kept + length)
+    given = [row for row in rows if row is not None]
+    return PromptTokens(
+        ids, mask, torch.cat(given) if given else None, torch.cat(places), Segments.from_lengths(lengths)
+    )
+
+
+def encode_tokens(encoder: PreTrainedModel, tokens: PromptTokens) -> Tensor:
+    """Embeddings ``(m, d_text)``, end to end, of the encoder's type."""
+    outputs: list[Tensor] = []
+    if tokens.ids.numel():
+        states = encoder(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+        outputs.append(rearrange(states, "s longest d -> (s longest) d"))
+    if tokens.stored is not None:
+        outputs.append(tokens.stored.to(encoder.dtype))
+    return torch.cat(outputs).index_select(0, tokens.places)  # m d
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, prompts: Sequence[str]
+) -> tuple[Tensor, Segments]:
+    """Embeddings ``(m, d_text)`` of prompts, end to end, and their segments, on the encoder's device."""
+    tokens = tokenize(tokenizer, prompts).to(encoder.device)
+    return encode_tokens(encoder, tokens), tokens.segments
 
 
 def text_fingerprint(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> str:

@@ -31,7 +31,7 @@ def validation_loss(
     for position in range(rank, factory.config.data.validation_packs, world):
         if stop.asked:
             break
-        pack = factory.build(factory.packs[position], position).to(device)
+        pack = factory.build(factory.packs[position], position).pack.to(device)
         error += float(denoiser(pack))
         count += pack.loss_elements
     error, count, asked = global_sums([error, count, stop.asked], device)
