@@ -44,6 +44,8 @@ def train(config: RunConfig, stop: Stop) -> None:
     train_packs = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=world * settings.accumulation)
     validation_packs = PackFactory(config, codec, "val", module.tokenizer)
     check_text(train_packs.source, module.tokenizer, module.text_encoder)
+    if settings.checkpointing:
+        module.transformer.enable_gradient_checkpointing()
     if settings.compile and torch.cuda.is_available() and settings.zero_stage < 3:
         module.transformer.compile_repeated_blocks(dynamic=True)
     engine = initialize(module, settings)
