@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from data.dataset import ClipShape, ClipSource
 from data.packing import PackPlan
@@ -22,12 +21,13 @@ from data.seeding import keyed_generator
 from vae3d import LatentCodec
 from video_dit.batch import Pack, build_pack
 from video_dit.config import RunConfig, load_config
-from video_dit.denoiser import build_denoiser
+from video_dit.denoiser import Denoiser, build_denoiser
 from video_dit.ema import EMA
 from video_dit.engine import initialize, process_group, set_learning_rate
 from video_dit.evaluation.dit_flops import forward_flops
 from video_dit.evaluation.speed import clock
 from video_dit.sources import pack_plan, training_clips
+from video_dit.tokens import Segments
 
 CAPTIONS = 64
 """Captions that the clips share: to find a scene of the world takes 50 ms."""
@@ -97,17 +97,16 @@ def measure_mixed(config: str, options: MixedOptions) -> Mixed:
     codec = LatentCodec.from_pretrained(run.vae.path, dtype=torch.bfloat16)
     source = training_clips(run, codec)
     count = (options.warm_up + options.steps) * run.train.accumulation
-    packs = synthetic_packs(run, codec, source, pack_plan(run, codec, source), count)
-    with _one_rank(), process_group():
-        return _train(config, run, codec, packs, options)
-
-
-def _train(config: str, run: RunConfig, codec: LatentCodec, packs: Sequence[Pack], options: MixedOptions) -> Mixed:
-    settings = run.train
     module = build_denoiser(run, codec)
+    packs = synthetic_packs(run, codec, source, pack_plan(run, codec, source), module.tokenizer, count)
+    with _one_rank(), process_group():
+        return _train(config, run, module, packs, options)
+
+
+def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack], options: MixedOptions) -> Mixed:
+    settings = run.train
     described = module.transformer.config
     parameters = module.transformer.num_parameters(), module.text_encoder.num_parameters()
-    lengths = [prompt_lengths(module.tokenizer, pack.prompts) for pack in packs]
     engine = initialize(module, settings)
     ema = EMA(engine, settings.ema_decay)
     seconds, tokens, flops = [], [], []
@@ -127,9 +126,8 @@ def _train(config: str, run: RunConfig, codec: LatentCodec, packs: Sequence[Pack
         ema.update(engine, step)
         seconds.append(clock(options.device) - began)
         tokens.append(sum(len(packs[place].made) for place in taken))
-        flops.append(sum(pack_flops(described, packs[place], lengths[place]) for place in taken))
+        flops.append(sum(pack_flops(described, packs[place]) for place in taken))
     timed = packs[options.warm_up * settings.accumulation :]
-    first = options.warm_up
     weights = next(engine.module.transformer.parameters()).dtype
     return Mixed(
         config,
@@ -145,11 +143,11 @@ def _train(config: str, run: RunConfig, codec: LatentCodec, packs: Sequence[Pack
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads",
         },
-        _spread([n for pack in timed for n in pack_lengths(pack)]),
-        _spread([n for row in lengths[first * settings.accumulation :] for n in row]),
-        tokens[first:],
-        flops[first:],
-        seconds[first:],
+        _spread([n for pack in timed for n in lengths(pack.segments)]),
+        _spread([n for pack in timed for n in lengths(pack.prompts.segments)]),
+        tokens[options.warm_up :],
+        flops[options.warm_up :],
+        seconds[options.warm_up :],
         torch.cuda.max_memory_allocated() if options.device == "cuda" else 0,
     )
 
@@ -177,6 +175,7 @@ def synthetic_packs(run: RunConfig, codec: LatentCodec, source: ClipSource, plan
                 run.model.base_tokens,
                 run.context,
                 run.noise,
+                tokenizer,
             )
         )
     return packs
@@ -197,19 +196,15 @@ def synthetic_latents(codec: LatentCodec, clip: ClipShape, generator: torch.Gene
     }
 
 
-def pack_lengths(pack: Pack) -> list[int]:
+def lengths(segments: Segments) -> list[int]:
     """Tokens of each sample."""
-    return pack.segments.cu_seqlens.diff().tolist()
+    return segments.cu_seqlens.diff().tolist()
 
 
-def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[int]:
-    """Tokens of each prompt, as `video_dit.text.encode_prompts` makes them."""
-    return [len(ids) for ids in tokenizer(list(prompts), truncation=True)["input_ids"]]
-
-
-def pack_flops(config: Mapping[str, Any], pack: Pack, texts: Sequence[int]) -> int:
+def pack_flops(config: Mapping[str, Any], pack: Pack) -> int:
     """Of the transformer, forward and backward."""
-    return forward_flops(config, pack_lengths(pack), texts, 1 + int(pack.level_index.max())).training
+    levels = 1 + int(pack.level_index.max())
+    return forward_flops(config, lengths(pack.segments), lengths(pack.prompts.segments), levels).training
 
 
 def _spread(numbers: Sequence[int]) -> tuple[int, float, int]:
