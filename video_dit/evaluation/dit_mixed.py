@@ -27,7 +27,6 @@ from video_dit.engine import initialize, process_group, set_learning_rate
 from video_dit.evaluation.dit_flops import forward_flops
 from video_dit.evaluation.speed import clock
 from video_dit.sources import pack_plan, training_clips
-from video_dit.tokens import Segments
 
 CAPTIONS = 64
 """Captions that the clips share: to find a scene of the world takes 50 ms."""
@@ -143,8 +142,8 @@ def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack],
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads",
         },
-        _spread([n for pack in timed for n in lengths(pack.segments)]),
-        _spread([n for pack in timed for n in lengths(pack.prompts.segments)]),
+        _spread([n for pack in timed for n in pack.segments.lengths]),
+        _spread([n for pack in timed for n in pack.prompts.segments.lengths]),
         tokens[options.warm_up :],
         flops[options.warm_up :],
         seconds[options.warm_up :],
@@ -152,7 +151,14 @@ def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack],
     )
 
 
-def synthetic_packs(run: RunConfig, codec: LatentCodec, source: ClipSource, plan: PackPlan, count: int) -> list[Pack]:
+def synthetic_packs(
+    run: RunConfig,
+    codec: LatentCodec,
+    source: ClipSource,
+    plan: PackPlan,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+) -> list[Pack]:
     """The first packs of a run, with latents of random numbers and the captions of its first clips."""
     captions = [source.text(index, 0) for index in range(min(CAPTIONS, len(source)))]
     packs = []
@@ -196,15 +202,10 @@ def synthetic_latents(codec: LatentCodec, clip: ClipShape, generator: torch.Gene
     }
 
 
-def lengths(segments: Segments) -> list[int]:
-    """Tokens of each sample."""
-    return segments.cu_seqlens.diff().tolist()
-
-
 def pack_flops(config: Mapping[str, Any], pack: Pack) -> int:
     """Of the transformer, forward and backward."""
     levels = 1 + int(pack.level_index.max())
-    return forward_flops(config, lengths(pack.segments), lengths(pack.prompts.segments), levels).training
+    return forward_flops(config, pack.segments.lengths, pack.prompts.segments.lengths, levels).training
 
 
 def _spread(numbers: Sequence[int]) -> tuple[int, float, int]:
