@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from data.dataset import ClipShape, ClipSource
 from data.packing import PackPlan
