@@ -7,6 +7,7 @@ python tools/benchmark.py vae --against --train-seconds 120 --optimizer muon --c
     "vae_tiny.yaml model.decoder_width=384"
 python tools/benchmark.py data --manifest clips.csv
 python tools/benchmark.py dit --compile
+python tools/benchmark.py dit --epoch
 python tools/benchmark.py dit --mixed --device cuda --config sora_small.yaml "sora_base.yaml data.token_budget=65536"
 """
 
@@ -94,8 +95,10 @@ def run_dit(args: argparse.Namespace) -> dict:
     import torch  # takes seconds to import
     from tqdm import tqdm
 
-    from video_dit.evaluation.dit_benchmark import DiTBenchmark, benchmark_dit, benchmark_mixed
+    from data.manifest import read_manifest
+    from video_dit.evaluation.dit_benchmark import DiTBenchmark, benchmark_dit, benchmark_epoch, benchmark_mixed
     from video_dit.evaluation.dit_candidates import Size, Work
+    from video_dit.evaluation.dit_epoch import EpochOptions
     from video_dit.evaluation.dit_mixed import MixedOptions
     from video_dit.evaluation.dit_speed import DiTSpeedOptions
 
@@ -103,16 +106,17 @@ def run_dit(args: argparse.Namespace) -> dict:
     if args.mixed:
         mixed = MixedOptions(args.device, args.threads, args.warm_up, args.steps)
         return benchmark_mixed(args.config, mixed, peak, tqdm.write)
-    options = DiTBenchmark(
-        against=args.against,
-        size=Size(args.layers, args.width, args.heads),
-        work=Work(args.batch, args.grid, args.text_length, args.text_width or args.width),
-        dtypes=[{"float32": torch.float32, "bfloat16": torch.bfloat16}[name] for name in args.dtype],
-        compiled=[False, True] if args.compile else [False],
-        speed=DiTSpeedOptions(args.device, args.threads, args.repeats, args.matmul_precision, args.autocast),
-        peak=peak,
-    )
-    return benchmark_dit(options, tqdm.write)
+    size = Size(args.layers, args.width, args.heads)
+    work = Work(args.batch, args.grid, args.text_length, args.text_width or args.width)
+    dtypes = [{"float32": torch.float32, "bfloat16": torch.bfloat16}[name] for name in args.dtype]
+    speed = DiTSpeedOptions(args.device, args.threads, args.repeats, args.matmul_precision, args.autocast)
+    if args.epoch:
+        records = read_manifest(args.manifest) if args.manifest else None
+        budget = args.token_budget or (16384 if args.device == "cuda" else 2048)
+        runs = [EpochOptions(size, work, dtype, budget, args.steps, args.seed, args.compile) for dtype in dtypes]
+        return benchmark_epoch(records, args.clips, runs, speed, tqdm.write)
+    compiled = [False, True] if args.compile else [False]
+    return benchmark_dit(DiTBenchmark(args.against, size, work, dtypes, compiled, speed, peak), tqdm.write)
 
 
 def grid(text: str) -> tuple[int, int, int]:
@@ -190,6 +194,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), default="cpu", help=default)
     add("--repeats", type=at_least(1), default=11, help=f"rounds after the warm-up {default}")
     add("--peak-tflops", type=positive, default=790.0, help=f"of the GPU in bf16 {default}")
+    add(
+        "--epoch",
+        action="store_true",
+        help="instead: ours on packs, padded batches and buckets of clips of many shapes",
+    )
+    add("--clips", type=at_least(1), default=400, help=f"with --epoch {default}")
+    add("--manifest", type=Path, metavar="FILE", help="whose clips' shapes --epoch draws from (default: a made-up mix)")
+    add("--token-budget", type=at_least(1), help="with --epoch (default: 16384 on a GPU, 2048 on a CPU)")
+    add("--seed", type=at_least(0), default=0, help=f"of --epoch {default}")
     add("--mixed", action="store_true", help="instead: training steps of --config on packs of mixed shapes")
     add(
         "--config",
@@ -198,7 +211,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help='of train.py; "FILE section.key=value" for a change of it',
     )
-    add("--steps", type=at_least(1), default=20, help=f"timed, with --mixed {default}")
+    add(
+        "--steps",
+        type=at_least(1),
+        default=20,
+        help=f"timed, with --mixed; batches of each way, with --epoch {default}",
+    )
     add("--warm-up", type=at_least(1), default=5, help=f"steps before these {default}")
     for command in (vae, data, dit):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
@@ -209,6 +227,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--manifest {args.manifest}: is for training: give --train-seconds as well")
     if args.command == "dit" and args.mixed != bool(args.config):
         parser.error("--mixed and --config FILE: give both or neither")
+    if args.command == "dit" and args.mixed and args.epoch:
+        parser.error("--mixed and --epoch: give one of them")
     return args
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from data.manifest import ClipRecord
 from video_dit.evaluation.dit_candidates import (
     DiTCandidate,
     Levels,
@@ -18,8 +19,10 @@ from video_dit.evaluation.dit_candidates import (
     our_candidate,
     peer_candidate,
 )
+from video_dit.evaluation.dit_epoch import EpochOptions, draw_shapes, measure_epoch
 from video_dit.evaluation.dit_mixed import Mixed, MixedOptions, measure_mixed
 from video_dit.evaluation.dit_speed import DiTSpeedOptions, Phase, Timed, measure_all
+from video_dit.evaluation.fill import FillOptions, draw_clips
 from video_dit.evaluation.requirements import Requirement
 from video_dit.evaluation.speed import in_own_process
 
@@ -222,3 +225,36 @@ def _mixed_as_json(mixed: Mixed, peak: float) -> dict[str, Any]:
         "share_of_peak": mixed.flops_per_second / peak,
     }
     return asdict(mixed) | rates
+
+
+def benchmark_epoch(
+    records: Sequence[ClipRecord] | None,
+    clips: int,
+    runs: Sequence[EpochOptions],
+    speed: DiTSpeedOptions,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Packs, padding and buckets, with the shapes of a manifest's clips or of a made-up mix; as `benchmark_dit`."""
+    check_device(speed.device)
+    found, wanted = [], []
+    for options in runs:
+        fill = FillOptions(clips, options.token_budget, 1, options.seed)
+        shapes = draw_shapes(clips, options.seed) if records is None else draw_clips(records, fill)
+        ways, needed = measure_epoch(shapes, options, speed, say)
+        for requirement in needed:
+            say(requirement.line())
+        found.append(
+            {
+                "dtype": _name(options.dtype),
+                "compiled": options.compiled,
+                "token_budget": options.token_budget,
+                "size": asdict(options.size),
+                "ways": [asdict(way) | {"useful_tokens_per_second": way.tokens_per_second} for way in ways],
+            }
+        )
+        wanted += needed
+    return {
+        "settings": {"clips": clips, "manifest": records is not None, "speed": asdict(speed)},
+        "epochs": found,
+        "requirements": [asdict(requirement) for requirement in wanted],
+    }

@@ -218,6 +218,14 @@ def _solved(
     return min(of(low), of(high), key=lambda candidate: abs(count_parameters(candidate) - parameters))
 
 
+def blocks_of(module: nn.Module) -> nn.ModuleList:
+    """The blocks, which are alike: to compile these takes a fraction of the time that the whole takes (diffusers'
+    ``compile_repeated_blocks``)."""
+    found = getattr(module, "blocks", None) or module.transformer_blocks
+    assert isinstance(found, nn.ModuleList)
+    return found
+
+
 def count_parameters(candidate: DiTCandidate) -> int:
     """Numbers in all weights."""
     return sum(parameter.numel() for parameter in candidate.build(device="meta").parameters())

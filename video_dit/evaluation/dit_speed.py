@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from video_dit.evaluation.dit_candidates import DiTCandidate, Family, Levels, Work
+from video_dit.evaluation.dit_candidates import DiTCandidate, Family, Levels, Work, blocks_of
 from video_dit.evaluation.speed import clock
 
 Phase = Literal["forward", "training"]
@@ -113,14 +113,6 @@ def _built(
         for block in blocks_of(module):
             block.compile()
     return module
-
-
-def blocks_of(module: nn.Module) -> nn.ModuleList:
-    """The blocks, which are alike: to compile these takes a fraction of the time that the whole takes (diffusers'
-    ``compile_repeated_blocks``)."""
-    found = getattr(module, "blocks", None) or module.transformer_blocks
-    assert isinstance(found, nn.ModuleList)
-    return found
 
 
 def prepare(
