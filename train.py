@@ -58,7 +58,7 @@ def train(config: RunConfig) -> None:
         save_config(config, run_dir / "config.yaml")
 
     positions = rank_positions(start, settings.max_steps, settings.accumulation, rank, world)
-    loader = load_ahead(train_packs.packs, positions, config.data.workers)
+    loader = load_ahead(train_packs.packs, positions, config.data.workers, program=("video_dit.validation",))
     items = zip(positions, loader, strict=True)
     progress = Progress(run_dir, start, settings.max_steps, show=rank == 0)
 

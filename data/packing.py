@@ -7,6 +7,7 @@ times packs of each.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, set_forkserver_preload
 
 import torch
 from torch import Tensor
@@ -247,7 +248,13 @@ def rank_positions(start: int, stop: int, accumulation: int, rank: int, world: i
     return range(start * accumulation * world + rank, stop * accumulation * world, world)
 
 
-def load_ahead(dataset: Dataset, positions: range, workers: int) -> DataLoader:
-    """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one)."""
-    method = "spawn" if workers else None  # a forked worker can hang on locks that its parent held
+def load_ahead(dataset: Dataset, positions: range, workers: int, program: Sequence[str] = ()) -> DataLoader:
+    """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one).
+
+    Workers are forked from a server that has imported the modules ``program`` and done nothing else: one forked from
+    here could hang on locks that this process held, and each one begun anew would import for seconds, one after the
+    other.
+    """
+    method = ("forkserver" if "forkserver" in get_all_start_methods() else "spawn") if workers else None
+    set_forkserver_preload([type(dataset).__module__, *program])
     return DataLoader(dataset, batch_size=None, sampler=positions, num_workers=workers, multiprocessing_context=method)
