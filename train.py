@@ -1,13 +1,15 @@
 """Train a text-to-video model: ``deepspeed train.py --config sora_small.yaml [section.key=value …]``.
 
 Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py),
-``checkpoints/`` (the same command resumes from them), ``tensorboard/``, ``loss.png`` and ``samples/``. With
-``--dry-run`` it writes nothing, but tells what the run would be trained on, compute and hold.
+``checkpoints/`` (the same command resumes from them, on any number of ranks), ``tensorboard/``, ``loss.png`` and
+``samples/``. SIGTERM has it end the step, save and return. With ``--dry-run`` it writes nothing, but tells what the run
+would be trained on, compute and hold.
 """
 
 import os
 import sys
 import time
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -16,30 +18,24 @@ from deepspeed import comm as dist
 
 from data.packing import cost, imbalance, load_ahead, rank_positions
 from vae3d import LatentCodec
+from video_dit.checkpoint import checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser
 from video_dit.ema import EMA
-from video_dit.engine import (
-    checkpoint_folder,
-    initialize,
-    is_newer,
-    process_group,
-    replace_folder,
-    resume,
-    save_checkpoint,
-    set_learning_rate,
-)
+from video_dit.engine import global_sum, global_sums, initialize, process_group, set_learning_rate
 from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
 from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
 from video_dit.sources import check_text
-from video_dit.validation import global_sum, global_sums, validation_loss, write_samples
+from video_dit.stopping import Stop, StoppedError, stop_on_sigterm
+from video_dit.validation import validation_loss, write_samples
 
 
-def train(config: RunConfig) -> None:
-    """The whole run: build, resume, step, log, validate, save."""
+def train(config: RunConfig, stop: Stop) -> None:
+    """The whole run: build, resume, step, log, validate, save. When ``stop`` is asked on any rank, all end the step,
+    save and return."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
 
@@ -63,25 +59,27 @@ def train(config: RunConfig) -> None:
     progress = Progress(run_dir, start, settings.max_steps, show=rank == 0)
 
     def publish(done: int, folder: Path) -> None:
-        """Write and measure the averaged weights of a checkpoint; all ranks take part."""
+        """Write and measure the averaged weights of a checkpoint; all ranks take part, or all leave it off."""
         pipe = averaged_pipeline(module, folder, codec, engine.device)
-        if rank == 0:
-            with replace_folder(run_dir / "model") as draft:
+        with replace_folder(run_dir / "model") if rank == 0 else nullcontext() as draft:
+            if draft is not None:
                 pipe.to(torch.bfloat16).save_pretrained(draft)
                 save_config(config, draft / "config.yaml")
-        pipe.to(fast_dtype(engine.device))
-        denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
-        score = validation_loss(denoiser, validation_packs, rank, world, engine.device)
-        progress.record(done, {"validation/loss": score})
-        progress.say(f"step {done}: validation loss {score:.4f}")
-        progress.plot("train/loss", "validation/loss")
-        if rank == 0:
-            write_samples(pipe, list(config.data.sample_prompts), run_dir / "samples", done)
-        dist.barrier()
+            pipe.to(fast_dtype(engine.device))
+            denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
+            score = validation_loss(denoiser, validation_packs, rank, world, engine.device, stop)
+            progress.record(done, {"validation/loss": score})
+            progress.say(f"step {done}: validation loss {score:.4f}")
+            progress.plot("train/loss", "validation/loss")
+            write_samples(pipe, config.data.sample_prompts, run_dir / "samples", done, rank, world, stop)
+
+    def is_due(done: int) -> bool:
+        return done == settings.max_steps or done % settings.save_every == 0
 
     last = checkpoint_folder(run_dir, start)
-    if start >= settings.max_steps and not is_newer(run_dir / "model", last):  # it was stopped in between
-        publish(start, last)
+    if start and is_due(start) and not is_newer(run_dir / "model", last):  # it was stopped in between
+        with suppress(StoppedError):
+            publish(start, last)
     for step in range(start, settings.max_steps):
         began = time.perf_counter()
         set_learning_rate(engine, settings, step)
@@ -104,8 +102,9 @@ def train(config: RunConfig) -> None:
         done = step + 1
         costs = [0.0] * world
         costs[rank] = sum(cost(one.views, train_packs.plan.attention_cost) for one in built)
-        of_packs, of_views, left_out, *costs = global_sums(
+        stopping, of_packs, of_views, left_out, *costs = global_sums(
             [
+                stop.asked,
                 sum(len(pack.made) for pack in packs),
                 sum(view.tokens for one in built for view in one.views),
                 sum(one.left_out for one in built),
@@ -122,8 +121,15 @@ def train(config: RunConfig) -> None:
             "left_out": left_out,
         }
         progress.step(done, figures)
-        if done == settings.max_steps or done % settings.save_every == 0:
-            publish(done, save_checkpoint(engine, ema, run_dir, done))
+        if stopping or is_due(done):
+            folder = save_checkpoint(engine, ema, run_dir, done)
+            if stopping:
+                progress.say(f"step {done}: saved, and stopped as SIGTERM asked")
+                break
+            try:
+                publish(done, folder)
+            except StoppedError:
+                break
     progress.close()
 
 
@@ -162,8 +168,8 @@ def main() -> int:
             if int(os.environ.get("RANK", 0)) == 0:
                 print("\n".join(dry_run(config)))
             return 0
-        with process_group():
-            train(config)
+        with process_group(), stop_on_sigterm() as stop:
+            train(config, stop)
     except ValueError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

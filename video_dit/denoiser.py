@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vae3d import LatentCodec
 from video_dit.batch import Pack
+from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
-from video_dit.engine import averaged_weights
 from video_dit.model import VideoDiT
 from video_dit.pipeline import VideoPipeline, check_model_folder
 from video_dit.text import encode_tokens, load_text_encoder
