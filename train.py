@@ -10,6 +10,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from deepspeed import comm as dist
@@ -17,6 +18,7 @@ from deepspeed import comm as dist
 from data.packing import cost, imbalance, load_ahead, rank_positions
 from vae3d import LatentCodec
 from video_dit.config import RunConfig, command_line, load_config, save_config
+from video_dit.continuation import write_continuation
 from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser
 from video_dit.ema import EMA
 from video_dit.engine import (
@@ -29,13 +31,18 @@ from video_dit.engine import (
     save_checkpoint,
     set_learning_rate,
 )
+from video_dit.failures import is_out_of_memory, memory_advice, not_finite_line
+from video_dit.flops import PackFlops, peak_tflops
 from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
 from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
 from video_dit.sources import check_text
-from video_dit.validation import global_sum, global_sums, validation_loss, write_samples
+from video_dit.tally import LevelLosses, StepTally, peak_memory
+from video_dit.validation import validation_loss, write_samples
+
+LEVELS_EVERY = 50  # steps that a loss by noise level is the mean of
 
 
 def train(config: RunConfig) -> None:
@@ -48,6 +55,7 @@ def train(config: RunConfig) -> None:
     validation_packs = PackFactory(config, codec, "val")
     module = build_denoiser(config, codec)
     check_text(train_packs.source, module.tokenizer, module.text_encoder)
+    flops = PackFlops(module.transformer, module.tokenizer, module.text_encoder)
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)
@@ -58,7 +66,9 @@ def train(config: RunConfig) -> None:
     positions = rank_positions(start, settings.max_steps, settings.accumulation, rank, world)
     loader = load_ahead(train_packs.packs, positions, config.data.workers)
     items = zip(positions, loader, strict=True)
-    progress = Progress(run_dir, start, settings.max_steps, show=rank == 0)
+    progress = Progress(run_dir, start, settings.max_steps, show=rank == 0, wandb=settings.wandb)
+    peak = peak_tflops(engine.device, settings.peak_tflops)
+    level_losses = LevelLosses()
 
     def publish(done: int, folder: Path) -> None:
         """Write and measure the averaged weights of a checkpoint; all ranks take part."""
@@ -73,9 +83,12 @@ def train(config: RunConfig) -> None:
         progress.record(done, {"validation/loss": score})
         progress.say(f"step {done}: validation loss {score:.4f}")
         progress.plot("train/loss", "validation/loss")
-        if rank == 0:
-            write_samples(pipe, list(config.data.sample_prompts), run_dir / "samples", done)
+        samples = run_dir / "samples"
+        write_samples(pipe, list(config.data.sample_prompts), samples, done, rank, world)
+        if rank == world - 1 and config.data.sample_prompts:
+            write_continuation(pipe, validation_packs.source, samples, done)
         dist.barrier()
+        progress.pictures(done, sorted(samples.glob(f"step-{done:07d}-*.png")))
 
     last = checkpoint_folder(run_dir, start)
     if start >= settings.max_steps and not is_newer(run_dir / "model", last):  # it was stopped in between
@@ -85,44 +98,59 @@ def train(config: RunConfig) -> None:
         set_learning_rate(engine, settings, step)
         batches = list(islice(items, settings.accumulation))
         packs = [train_packs.build(loaded, position) for position, loaded in batches]
-        taken = [[item.view for item in loaded.items] for _, loaded in batches]
-        count = global_sum(sum(pack.loss_elements for pack in packs), engine.device)
-        error = 0.0
-        for pack in packs:
-            squared_error = engine(pack.to(engine.device))
-            if not torch.isfinite(squared_error):
-                raise FloatingPointError(f"the loss is not finite at step {step} on rank {rank}, clips {pack.clips}")
-            # DeepSpeed averages over ranks and accumulation: undo it, the count is global
-            engine.backward(squared_error * (world * settings.accumulation / count))
+        views = [item.view for _, loaded in batches for item in loaded.items]
+        known = {
+            "tokens": sum(len(pack.made) for pack in packs),
+            "view_tokens": sum(view.tokens for view in views),
+            "left_out": sum(loaded.left_out for _, loaded in batches),
+            "flops": sum(flops(pack) for pack in packs),
+        }
+        held = {"cost": cost(views, train_packs.plan.attention_cost), "memory": peak_memory(engine.device)}
+        tally = StepTally(packs, known, held, engine.device)
+        for number, pack in enumerate(packs, start=1):
+            placed = pack.to(engine.device)
+            errors = engine(placed)  # n
+            tally.add(placed, errors)
+            engine.backward(errors.sum() * tally.scale)
+            if number == len(packs):
+                totals = tally.totals()
+                if totals.not_finite:
+                    stop(step, rank, totals.not_finite, [packs[bad].clips for bad in totals.packs_not_finite])
             engine.step()
-            error += float(squared_error.detach())
-        loss = global_sum(error, engine.device) / count
         ema.update(engine, step)
 
         done = step + 1
-        costs = [0.0] * world
-        costs[rank] = sum(cost(views, train_packs.plan.attention_cost) for views in taken)
-        of_packs, of_views, left_out, *costs = global_sums(
-            [
-                sum(len(pack.made) for pack in packs),
-                sum(view.tokens for views in taken for view in views),
-                sum(loaded.left_out for _, loaded in batches),
-                *costs,
-            ],
-            engine.device,
-        )
+        seconds = time.perf_counter() - began
+        tflops = totals.sums["flops"] / seconds / world / 1e12
         figures = {
-            "loss": loss,
-            "tokens/s": of_packs / (time.perf_counter() - began),
-            "fill": of_packs / (config.data.token_budget * settings.accumulation * world),
-            "padding": of_packs - of_views,
-            "imbalance": imbalance(costs),
-            "left_out": left_out,
+            "loss": totals.loss,
+            "tokens/s": totals.sums["tokens"] / seconds,
+            **({"MFU": tflops / peak} if peak else {"TFLOP/s": tflops}),
+            "fill": totals.sums["tokens"] / (config.data.token_budget * settings.accumulation * world),
+            "GiB": max(totals.apart["memory"]),
         }
-        progress.step(done, figures)
+        aside = {
+            "padding": totals.sums["tokens"] - totals.sums["view_tokens"],
+            "imbalance": imbalance(totals.apart["cost"]),
+            "left_out": totals.sums["left_out"],
+        }
+        progress.step(done, figures, aside)
+        level_losses.add(totals)
+        if done % LEVELS_EVERY == 0 or done == settings.max_steps:
+            progress.record(done, {f"loss_by_level/{name}": loss for name, loss in level_losses.take().items()})
         if done == settings.max_steps or done % settings.save_every == 0:
             publish(done, save_checkpoint(engine, ema, run_dir, done))
     progress.close()
+
+
+def stop(step: int, rank: int, not_finite: list[int], clips: list[tuple[int, ...]]) -> NoReturn:
+    """End the run on all ranks, with exit code 1; the first whose loss is not finite says so, before any of them ends,
+    since the launcher then ends the others."""
+    if rank == not_finite[0]:
+        print(f"train.py: {not_finite_line(step, rank, sorted({c for some in clips for c in some}))}", file=sys.stderr)
+        sys.stderr.flush()
+    dist.barrier()
+    raise SystemExit(1)
 
 
 def dry_run(config: RunConfig) -> list[str]:
@@ -148,7 +176,7 @@ def dry_run(config: RunConfig) -> list[str]:
 
 
 def main() -> int:
-    """Exit code 2 for what the user got wrong."""
+    """Exit code 2 for what the user got wrong, 1 for what failed."""
     parser = command_line(__doc__.splitlines()[0])
     parser.add_argument(
         "--dry-run", action="store_true", help="tell clips, packs, FLOPs and memory of the run, and stop"
@@ -165,6 +193,11 @@ def main() -> int:
     except ValueError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"train.py: {memory_advice(config.data.token_budget, config.train)}", file=sys.stderr)
+        return 1
     return 0
 
 

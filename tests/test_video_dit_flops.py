@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
 
 from video_dit import VideoDiT
-from video_dit.flops import peak_tflops, text_flops, transformer_flops
+from video_dit.batch import Pack
+from video_dit.flops import PackFlops, TextSize, peak_tflops, transformer_flops
 from video_dit.text import TextConfig, byte_t5
 from video_dit.tokens import Segments
 
@@ -72,7 +73,24 @@ def test_a_text_encoder_computes_what_its_weights_say(number: int, trained: bool
         if trained:
             states.sum().backward()
     # the first layer's input, an embedding, has a gradient as well
-    assert text_flops(encoder, [20] * 3) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert TextSize.of(encoder).flops([20] * 3) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_pack_is_its_samples_and_the_prompts_that_are_encoded(tiny_dit: VideoDiT, stored: bool) -> None:
+    tokenizer, encoder = byte_t5(TextConfig(width=16, num_layers=1, num_heads=2, hidden=32))
+    n, texts = sum(LENGTHS), ["a" * (length - 1) for length in TEXTS]
+    pack = Pack(
+        *(torch.zeros(n, 16), torch.zeros(n, 16), torch.zeros(LEVELS), torch.zeros(n, dtype=torch.long)),
+        *(torch.zeros(n, 3), torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool)),
+        segments=Segments.from_lengths(LENGTHS),
+        prompts=tuple(texts),
+        prompt_embeds=tuple(torch.zeros(length, 16) if stored else None for length in TEXTS),
+        clips=(0, 1, 2, 3),
+    )
+    count = PackFlops(tiny_dit, tokenizer, encoder)
+    of_video = transformer_flops(tiny_dit.config, LENGTHS, TEXTS, LEVELS)
+    assert count(pack) - of_video == (0 if stored else TextSize.of(encoder).flops(TEXTS))
 
 
 def test_a_peak_is_that_of_the_settings_or_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,7 @@ def train(config: VAEConfig, vae: VideoVAE) -> None:
         statistics = None if config.freeze_encoder else clips_as_trained(config.data, config.seed)
         if statistics == []:
             raise ValueError(nothing_to_read)
-    progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0)
+    progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0, wandb=config.train.wandb)
 
     def publish(done: int, folder: Path) -> None:
         """Write and measure the averaged weights of a checkpoint; all ranks call it."""

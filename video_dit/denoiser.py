@@ -27,7 +27,8 @@ class Denoiser(nn.Module):
         self.transformer, self.tokenizer, self.text_encoder = transformer, tokenizer, text_encoder
 
     def forward(self, pack: Pack) -> Tensor:
-        """Sum of the squared errors of the velocity over the elements that bear loss, fp32."""
+        """Squared error of the velocity of each token ``(n,)``, fp32, summed over its elements; 0 where no loss is
+        taken."""
         embeds, prompt_segments = encode_prompts(self.tokenizer, self.text_encoder, pack.prompts, pack.prompt_embeds)
         prediction = self.transformer(
             pack.hidden_states,
@@ -39,7 +40,7 @@ class Denoiser(nn.Module):
             embeds,
             prompt_segments,
         )
-        return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum()
+        return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum(dim=1)
 
 
 def build_denoiser(config: RunConfig, codec: LatentCodec) -> Denoiser:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import deepspeed
@@ -45,6 +46,11 @@ class TrainConfig:
     ema_decay: float = 0.999
     init_from: str = ""
     """A model folder to start from; empty starts from random weights."""
+    peak_tflops: float = 0.0
+    """Dense bf16 TFLOP/s of a device, which MFU is measured against; 0 takes what is known of H100, H200 and A100, and
+    shows TFLOP/s on others."""
+    wandb: bool = False
+    """Log to Weights & Biases as well (extra ``wandb``)."""
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (1, 2, 3):
@@ -57,6 +63,10 @@ class TrainConfig:
         for name in ("lr", "muon_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be above 0")
+        if not 0 <= self.peak_tflops < float("inf"):
+            raise ValueError(f"train.peak_tflops={self.peak_tflops} must be 0 or more")
+        if self.wandb and find_spec("wandb") is None:
+            raise ValueError("train.wandb=true needs the package wandb: pip install wandb, or leave it off")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay={self.ema_decay} must be in [0, 1)")
 

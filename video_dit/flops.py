@@ -5,10 +5,14 @@ computed again under activation checkpointing, padding, norms and other element-
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from video_dit.batch import Pack
+from video_dit.model import VideoDiT
 
 DENSE_BF16_TFLOPS = {"H100": 790.0, "H200": 790.0, "A100": 312.0}
 """By what the name of a device has in it. H100 and H200 as measured in large matrix products, A100 as published."""
@@ -44,16 +48,51 @@ def transformer_flops(
     return 2 * (products + attention)
 
 
-def text_flops(encoder: PreTrainedModel, lengths: Sequence[int]) -> int:
-    """Of a text encoder over prompts of so many tokens: forward, and backward where it is trained."""
-    parameters = list(encoder.named_parameters())
-    trained = any(p.requires_grad for _, p in parameters)
-    embeddings = {id(module.weight) for module in encoder.modules() if isinstance(module, torch.nn.Embedding)}
-    products = sum(p.numel() for _, p in parameters if p.ndim == 2 and id(p) not in embeddings) * sum(lengths)
-    config = encoder.config
-    pairs = sum(length * length for length in lengths)
-    attention = 2 * pairs * config.hidden_size * config.num_hidden_layers
-    return 2 * (products + attention) * (3 if trained else 1)
+@dataclass(frozen=True)
+class TextSize:
+    """What a text encoder computes. products: multiplications a token, of its matrices. attention: of its width and
+    layers, for each pair of tokens. trained: whether there is a way back."""
+
+    products: int
+    attention: int
+    trained: bool
+
+    @classmethod
+    def of(cls, encoder: PreTrainedModel) -> "TextSize":
+        """Of an encoder whose weights are whole, as they are before ZeRO's stage 3 cuts them up."""
+        parameters = list(encoder.parameters())
+        embeddings = {id(module.weight) for module in encoder.modules() if isinstance(module, torch.nn.Embedding)}
+        return cls(
+            products=sum(p.numel() for p in parameters if p.ndim == 2 and id(p) not in embeddings),
+            attention=2 * encoder.config.hidden_size * encoder.config.num_hidden_layers,
+            trained=any(p.requires_grad for p in parameters),
+        )
+
+    def flops(self, lengths: Sequence[int]) -> int:
+        """Over prompts of so many tokens: forward, and backward where it is trained."""
+        pairs = sum(length * length for length in lengths)
+        return 2 * (self.products * sum(lengths) + self.attention * pairs) * (3 if self.trained else 1)
+
+
+class PackFlops:
+    """Counts the FLOPs of packs, on the host; made before ZeRO's stage 3 cuts the weights up."""
+
+    def __init__(
+        self, transformer: VideoDiT, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel
+    ) -> None:
+        self.config, self.tokenizer = transformer.config, tokenizer
+        self.trained = all(p.requires_grad for p in transformer.parameters())
+        self.text = TextSize.of(text_encoder)
+
+    def __call__(self, pack: Pack) -> int:
+        """Of a pack on the host, forward and backward."""
+        ids = self.tokenizer(list(pack.prompts), truncation=True)["input_ids"]
+        stored = pack.prompt_embeds or (None,) * len(ids)
+        texts = [len(row) if embeds is None else len(embeds) for row, embeds in zip(ids, stored, strict=True)]
+        encoded = [length for length, embeds in zip(texts, stored, strict=True) if embeds is None]
+        lengths = [part.stop - part.start for part in pack.segments.slices()]
+        of_text = self.text.flops(encoded)
+        return transformer_flops(self.config, lengths, texts, len(pack.levels), self.trained) + of_text
 
 
 def peak_tflops(device: torch.device, setting: float) -> float:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from deepspeed import comm as dist
 
@@ -32,25 +33,35 @@ def validation_loss(denoiser: Denoiser, factory: PackFactory, rank: int, world: 
     error = count = 0.0
     for position in range(rank, factory.config.data.validation_packs, world):
         pack = factory.build(factory.packs[position], position).to(device)
-        error += float(denoiser(pack))
+        error += float(denoiser(pack).sum())
         count += pack.loss_elements
     return global_sum(error, device) / global_sum(count, device)
 
 
-def write_samples(pipe: VideoPipeline, prompts: list[str], folder: Path, step: int) -> None:
-    """One video of the trained window and its contact sheet for each prompt, always from seed 0.
-
-    Where PyAV is not installed, as on some training machines, there are sheets alone.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+def write_samples(
+    pipe: VideoPipeline, prompts: list[str], folder: Path, step: int, rank: int = 0, world: int = 1
+) -> None:
+    """One video of the trained window and its contact sheet for each prompt, always from seed 0; the prompts are shared
+    out over ranks."""
     pipe.set_progress_bar_config(disable=True)
-    for number, prompt in enumerate(prompts):
+    for number in range(rank, len(prompts), world):
         generator = torch.Generator().manual_seed(0)
-        output: Any = pipe(prompt=prompt, generator=generator, output_type="np")
+        output: Any = pipe(prompt=prompts[number], generator=generator, output_type="np")
         levels = (output.frames[0] * 255).round().astype("uint8")
-        path = folder / f"step-{step:07d}-{number}.png"
-        write_contact_sheet(path, levels, pipe.frame_rate)
-        if find_spec("av") is not None:
-            from data.video import write_video
+        write_clip(folder / f"step-{step:07d}-{number}.png", levels, pipe.frame_rate)
 
-            write_video(path.with_suffix(".mp4"), levels, pipe.frame_rate)
+
+def write_clip(sheet: Path, frames: np.ndarray, frame_rate: float, known: np.ndarray | None = None) -> None:
+    """A contact sheet of uint8 frames ``(t, h, w, 3)`` and, beside it, an mp4.
+
+    Where PyAV is not installed, as on some training machines, there is the sheet alone.
+
+    Args:
+        known: which frames were given, ``(t,)`` bool.
+    """
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    write_contact_sheet(sheet, frames, frame_rate, known=known)
+    if find_spec("av") is not None:
+        from data.video import write_video
+
+        write_video(sheet.with_suffix(".mp4"), frames, frame_rate)
