@@ -1,6 +1,7 @@
 """Train a text-to-video model: ``deepspeed train.py --config sora_small.yaml [section.key=value …]``.
 
-Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py),
+Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py; ``lora/``,
+with the adapter alone, where ``train.lora.rank`` is set),
 ``checkpoints/`` (the same command resumes from them), ``tensorboard/``, ``loss.png`` and ``samples/``. With
 ``--dry-run`` it writes nothing, but tells what the run would be trained on, compute and hold.
 """
@@ -35,6 +36,7 @@ from video_dit.failures import is_out_of_memory, memory_advice, not_finite_line
 from video_dit.flops import PackFlops, peak_tflops
 from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
+from video_dit.lora import save_lora
 from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
@@ -49,6 +51,7 @@ def train(config: RunConfig) -> None:
     """The whole run: build, resume, step, log, validate, save."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
+    result = run_dir / ("lora" if settings.lora.rank else "model")
 
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
     train_packs = PackFactory(config, codec, "train", packs_per_step=world * settings.accumulation)
@@ -74,8 +77,11 @@ def train(config: RunConfig) -> None:
         """Write and measure the averaged weights of a checkpoint; all ranks take part."""
         pipe = averaged_pipeline(module, folder, codec, engine.device)
         if rank == 0:
-            with replace_folder(run_dir / "model") as draft:
-                pipe.to(torch.bfloat16).save_pretrained(draft)
+            with replace_folder(result) as draft:
+                if settings.lora.rank:
+                    save_lora(pipe.transformer, draft, settings.init_from)
+                else:
+                    pipe.to(torch.bfloat16).save_pretrained(draft)
                 save_config(config, draft / "config.yaml")
         pipe.to(fast_dtype(engine.device))
         denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
@@ -91,7 +97,7 @@ def train(config: RunConfig) -> None:
         progress.pictures(done, sorted(samples.glob(f"step-{done:07d}-*.png")))
 
     last = checkpoint_folder(run_dir, start)
-    if start >= settings.max_steps and not is_newer(run_dir / "model", last):  # it was stopped in between
+    if start >= settings.max_steps and not is_newer(result, last):  # it was stopped in between
         publish(start, last)
     for step in range(start, settings.max_steps):
         began = time.perf_counter()

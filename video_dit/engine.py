@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from video_dit.ema import EMA, read_ema
 from video_dit.layers import fast_dtype
+from video_dit.lora import LoRAConfig
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class TrainConfig:
     ema_decay: float = 0.999
     init_from: str = ""
     """A model folder to start from; empty starts from random weights."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """An adapter that is trained in place of the weights of ``init_from``."""
     peak_tflops: float = 0.0
     """Dense bf16 TFLOP/s of a device, which MFU is measured against; 0 takes what is known of H100, H200 and A100, and
     shows TFLOP/s on others."""
@@ -65,6 +68,8 @@ class TrainConfig:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be above 0")
         if not 0 <= self.peak_tflops < float("inf"):
             raise ValueError(f"train.peak_tflops={self.peak_tflops} must be 0 or more")
+        if self.lora.rank and not self.init_from:
+            raise ValueError(f"train.lora.rank={self.lora.rank} needs a model to adapt: set train.init_from=FOLDER")
         if self.wandb and find_spec("wandb") is None:
             raise ValueError("train.wandb=true needs the package wandb: pip install wandb, or leave it off")
         if not 0 <= self.ema_decay < 1:
