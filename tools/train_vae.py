@@ -81,6 +81,8 @@ class VAEConfig:
     def __post_init__(self) -> None:
         if self.train.accumulation != 1:
             raise ValueError("train.accumulation is not for the autoencoder: leave it out")
+        if self.train.lora.rank:
+            raise ValueError(f"train.lora.rank={self.train.lora.rank} is not for the autoencoder: leave it out")
         if self.freeze_encoder and not self.train.init_from:
             raise ValueError("freeze_encoder=true needs train.init_from: give the folder of a trained autoencoder")
         r, s = self.model.time_factor, self.model.space_factor
