@@ -1,9 +1,9 @@
 """Train a text-to-video model: ``deepspeed train.py --config sora_small.yaml [section.key=value …]``.
 
-Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py; ``lora/``,
-with the adapter alone, where ``train.lora.rank`` is set),
-``checkpoints/`` (the same command resumes from them), ``tensorboard/``, ``loss.png`` and ``samples/``. With
-``--dry-run`` it writes nothing, but tells what the run would be trained on, compute and hold.
+Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py), or ``lora/``
+with the adapter alone where ``train.lora.rank`` is set; ``checkpoints/`` (the same command resumes from them),
+``tensorboard/``, ``loss.png`` and ``samples/``. With ``--dry-run`` it writes nothing, but tells what the run would be
+trained on, compute and hold.
 """
 
 import os
@@ -13,7 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
+import diffusers
 import torch
+import transformers
 from deepspeed import comm as dist
 
 from data.packing import cost, imbalance, load_ahead, rank_positions
@@ -188,6 +190,9 @@ def main() -> int:
         "--dry-run", action="store_true", help="tell clips, packs, FLOPs and memory of the run, and stop"
     )
     args = parser.parse_intermixed_args()
+    for library in (diffusers.utils.logging, transformers.utils.logging):  # their bars would cut the run's in two
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         config = load_config(RunConfig, args.config, args.overrides)
         if args.dry_run:
