@@ -141,6 +141,7 @@ def test_a_run_without_a_batch_stops_with_the_reason(
 def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
     """On two ranks, whose packs the plan tells beforehand."""
     settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=2"]
+    settings.append("train.peak_tflops=0.5")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", "29613", "--num_accelerators", "2"]
     command = [*launcher, "train.py", "--config", "sora_tiny.yaml", *settings]
@@ -162,7 +163,11 @@ def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
             costs.append(sum(n + n * n / (6 * 32) for n in tokens))
         assert step["train/imbalance"] == pytest.approx(max(costs) / (sum(costs) / 2) - 1)
         assert step["train/padding"] == 0
+        assert 0 < step["train/MFU"] < 1
+        assert step["train/GiB"] > 0.1
     assert len(steps) == 2
+    (by_level,) = [record for record in records if "loss_by_level/0.9-1.0" in record]
+    assert by_level["step"] == 2
 
 
 @pytest.mark.parametrize(
