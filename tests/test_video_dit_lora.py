@@ -1,6 +1,7 @@
 """Adapters: they change nothing until trained, are saved and loaded whole, and refuse other models."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,14 @@ def test_what_is_loaded_is_what_was_saved(
     assert file.stat().st_size < 60_000
 
 
+def test_alpha_over_rank_is_the_strength(base: VideoDiT) -> None:
+    config = LoRAConfig(rank=2, targets=["proj_out"])
+    models = [adapted(base, replace(config, alpha=alpha)) for alpha in (0.0, 2.0, 6.0)]
+    changes = [output(model) - output(base) for model in models]
+    assert torch.equal(changes[0], changes[1])
+    assert torch.allclose(changes[2], 3 * changes[1], atol=1e-4)
+
+
 def test_diffusers_reads_it_as_well(base: VideoDiT, tmp_path: Path) -> None:
     model, other = adapted(base), like(base)
     save_lora(model, tmp_path, "a-model")
@@ -103,6 +112,9 @@ def test_a_copy_takes_the_weights_of_an_adapter(base: VideoDiT) -> None:
 
 def test_a_fingerprint_is_of_the_weights_alone(base: VideoDiT) -> None:
     assert fingerprint(base) == fingerprint(adapted(base)) == fingerprint(like(base).bfloat16())
+    with torch.random.fork_rng(devices=[]):
+        fine = VideoDiT.from_config(base.config)  # of weights that bf16 does not hold
+    assert fingerprint(fine) == fingerprint(like(fine).bfloat16()) != fingerprint(base)
     other = like(base)
     other.blocks[1].ff.down.bias.data[0] += 0.1
     assert fingerprint(other) != fingerprint(base)

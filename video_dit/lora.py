@@ -56,7 +56,7 @@ def check_peft(asked: str) -> None:
 
 
 def add_lora(transformer: "VideoDiT", config: LoRAConfig) -> None:
-    """Freeze all weights and add an adapter, which changes nothing until it is trained.
+    """Add an adapter, which changes nothing until it is trained; all other weights are frozen, by peft.
 
     Raises:
         ValueError: a target is no linear layer of the transformer.
@@ -68,7 +68,6 @@ def add_lora(transformer: "VideoDiT", config: LoRAConfig) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             ends = sorted({name.split(".")[-1] for name in layers})
             raise ValueError(f"train.lora.targets has {target}, which ends no name: use some of {', '.join(ends)}")
-    transformer.requires_grad_(False)
     alpha = config.alpha or config.rank
     transformer.add_adapter(
         LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=list(config.targets)),  # type: ignore[arg-type]
@@ -79,7 +78,6 @@ def add_lora(transformer: "VideoDiT", config: LoRAConfig) -> None:
 def copy_adapter(source: "VideoDiT", target: "VideoDiT") -> None:
     """Give ``target`` an adapter like that of ``source``, if it has one; the weights are new."""
     if (config := getattr(source, "peft_config", {}).get(ADAPTER)) is not None:
-        target.requires_grad_(False)
         target.add_adapter(config, ADAPTER)
 
 
