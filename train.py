@@ -155,8 +155,8 @@ def stop(step: int, rank: int, not_finite: list[int], clips: list[tuple[int, ...
     """End the run on all ranks, with exit code 1; the first whose loss is not finite says so, before any of them ends,
     since the launcher then ends the others."""
     if rank == not_finite[0]:
-        print(f"train.py: {not_finite_line(step, rank, sorted({c for some in clips for c in some}))}", file=sys.stderr)
-        sys.stderr.flush()
+        line = not_finite_line(step, rank, sorted({clip for pack in clips for clip in pack}))
+        print(f"\ntrain.py: {line}", file=sys.stderr, flush=True)  # on a line of its own, below the bar
     dist.barrier()
     raise SystemExit(1)
 
@@ -207,7 +207,7 @@ def main() -> int:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"train.py: {memory_advice(config.data.token_budget, config.train)}", file=sys.stderr)
+        print(f"\ntrain.py: {memory_advice(error, config.data.token_budget, config.train)}", file=sys.stderr)
         return 1
     return 0
 

@@ -13,6 +13,7 @@ def test_a_real_failure_to_allocate_is_known() -> None:
     assert is_out_of_memory(failure.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("not enough memory"), OSError()])
@@ -21,7 +22,7 @@ def test_other_errors_are_not(error: Exception) -> None:
 
 
 def test_the_advice_names_what_is_not_turned_yet() -> None:
-    line = memory_advice(4608, TrainConfig(zero_stage=1))
+    line = memory_advice(MemoryError(), 4608, TrainConfig(zero_stage=1))
     for words in (
         "data.token_budget below 4608",
         "train.checkpointing=true",
@@ -29,9 +30,12 @@ def test_the_advice_names_what_is_not_turned_yet() -> None:
         "offload_optimizer",
     ):
         assert words in line
-    line = memory_advice(4608, TrainConfig(zero_stage=3, offload_optimizer=True))
+    line = memory_advice(MemoryError(), 4608, TrainConfig(zero_stage=3, offload_optimizer=True))
     assert "zero_stage" not in line
     assert "offload" not in line
+    line = memory_advice(RuntimeError("no\nmemory" + 200 * "!"), 4608, TrainConfig())
+    assert line.startswith("out of memory (no memory!!!")
+    assert len(line) < 400
     assert "\n" not in line
 
 

@@ -4,24 +4,27 @@ import torch
 
 from video_dit.engine import TrainConfig
 
+HOST_MEMORY = ("can't allocate memory", "not enough memory", "could not create a primitive")
+"""What PyTorch says where a CPU has no memory left; the last is oneDNN, which gives no reason."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the host, had no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    words = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in words or "not enough memory" in words)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in HOST_MEMORY)
 
 
-def memory_advice(token_budget: int, config: TrainConfig) -> str:
+def memory_advice(error: BaseException, token_budget: int, config: TrainConfig) -> str:
     """Which keys to turn where memory ran out: those that are not turned yet, the cheapest first."""
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
     keys = ["train.checkpointing=true"]
     if config.zero_stage < 3:
         keys.append(f"train.zero_stage={config.zero_stage + 1} (on several ranks)")
     if not config.offload_optimizer:
         keys.append("train.offload_optimizer=true")
     keys.append(f"data.token_budget below {token_budget}")
-    return f"out of memory: try {', '.join(keys)}; --dry-run tells what a rank needs"
+    return f"out of memory ({reason}): try {', '.join(keys)}; --dry-run tells what a rank needs"
 
 
 def not_finite_line(step: int, rank: int, clips: list[int]) -> str:
