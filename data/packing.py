@@ -9,6 +9,7 @@ import logging
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, set_forkserver_preload
 from weakref import ref
 
 import torch
@@ -250,9 +251,15 @@ def rank_positions(start: int, stop: int, accumulation: int, rank: int, world: i
     return range(start * accumulation * world + rank, stop * accumulation * world, world)
 
 
-def load_ahead(dataset: Dataset, positions: range, workers: int) -> Iterator:
-    """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one)."""
-    method = "spawn" if workers else None  # a forked worker can hang on locks that its parent held
+def load_ahead(dataset: Dataset, positions: range, workers: int, program: Sequence[str] = ()) -> Iterator:
+    """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one).
+
+    Workers are forked from a server that has imported the modules ``program`` and done nothing else: one forked from
+    here could hang on locks that this process held, and each one begun anew would import for seconds, one after the
+    other.
+    """
+    method = ("forkserver" if "forkserver" in get_all_start_methods() else "spawn") if workers else None
+    set_forkserver_preload([type(dataset).__module__, *program])
     loader = DataLoader(
         dataset,
         batch_size=None,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_training
 import torch
+from conftest import free_port
 
 import train
 from data.shards import write_index
@@ -140,6 +141,7 @@ def test_a_run_without_a_batch_stops_with_the_reason(
 def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
     """On two ranks, whose packs the plan tells beforehand."""
     settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=2"]
+    settings.append("train.peak_tflops=0.5")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", "29613", "--num_accelerators", "2"]
     command = [*launcher, "train.py", "--config", "sora_tiny.yaml", *settings]
@@ -161,4 +163,58 @@ def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
             costs.append(sum(n + n * n / (6 * 32) for n in tokens))
         assert step["train/imbalance"] == pytest.approx(max(costs) / (sum(costs) / 2) - 1)
         assert step["train/padding"] == 0
+        assert 0 < step["train/MFU"] < 1
+        assert step["train/GiB"] > 0.1
     assert len(steps) == 2
+    (by_level,) = [record for record in records if "loss_by_level/0.9-1.0" in record]
+    assert by_level["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "try train.checkpointing=true, train.zero_stage=2",
+        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "data.token_budget below 400"),
+    ],
+)
+def test_out_of_memory_names_the_keys_to_turn(
+    main: Main, one_rank_environment: None, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def fail(config: RunConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "train", fail)
+    code, _, err = main()
+    assert code == 1
+    assert line in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_on_one_rank_stops_both(tmp_path: Path) -> None:
+    """Latents of one clip are damaged, which the rank that has it in its pack tells."""
+    settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=3"]
+    config = load_config(RunConfig, "sora_tiny.yaml", settings)
+    codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
+    factory = train.PackFactory(config, codec, "train", packs_per_step=2)
+    others, at_step_1 = ([view.index for p in some for view in factory.plan.pack(p)] for some in ((0, 1, 2), (3,)))
+    clip = next(index for index in at_step_1 if index not in others)
+    factory.build(factory.packs[3], 3)
+    stored = factory.cache.get(factory.source.key(clip))
+    assert stored is not None
+    factory.cache.put(factory.source.key(clip), {**stored, "latents": stored["latents"] * torch.nan})
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(free_port())]
+    command = [*launcher, "--num_accelerators", "2", "train.py", "--config", "sora_tiny.yaml", *settings]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if "train.py: " in line]
+    assert len(told) == 1
+    assert "not finite at step 1 on rank 1, in a pack of clips" in told[0]
+    assert f" {clip}" in told[0].replace(",", " ").replace(":", " ")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert steps == [1]

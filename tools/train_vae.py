@@ -72,6 +72,8 @@ class VAEConfig:
     def __post_init__(self) -> None:
         if self.train.accumulation != 1:
             raise ValueError("train.accumulation is not for the autoencoder: leave it out")
+        if self.train.lora.rank:
+            raise ValueError(f"train.lora.rank={self.train.lora.rank} is not for the autoencoder: leave it out")
         if self.freeze_encoder and not self.train.init_from:
             raise ValueError("freeze_encoder=true needs train.init_from: give the folder of a trained autoencoder")
         r, s = self.model.time_factor, self.model.space_factor
@@ -200,7 +202,7 @@ def train(config: VAEConfig, vae: VideoVAE, stop: Stop) -> None:
         statistics = None if config.freeze_encoder else clips_as_trained(config.data, config.seed)
         if statistics == []:
             raise ValueError(nothing_to_read)
-    progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0)
+    progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0, wandb=config.train.wandb)
 
     def publish(done: int, folder: Path) -> None:
         """Write and measure the averaged weights of a checkpoint; all ranks call it."""

@@ -12,6 +12,7 @@ from vae3d import LatentCodec
 from video_dit.batch import Pack
 from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
+from video_dit.lora import add_lora, copy_adapter
 from video_dit.model import VideoDiT
 from video_dit.pipeline import VideoPipeline, check_model_folder
 from video_dit.text import encode_tokens, load_text_encoder
@@ -27,7 +28,8 @@ class Denoiser(nn.Module):
         self.transformer, self.tokenizer, self.text_encoder = transformer, tokenizer, text_encoder
 
     def forward(self, pack: Pack) -> Tensor:
-        """Sum of the squared errors of the velocity over the elements that bear loss, fp32."""
+        """Squared error of the velocity of each token ``(n,)``, fp32, summed over its elements; 0 where no loss is
+        taken."""
         prediction = self.transformer(
             pack.hidden_states,
             pack.levels,
@@ -38,11 +40,12 @@ class Denoiser(nn.Module):
             encode_tokens(self.text_encoder, pack.prompts),
             pack.prompts.segments,
         )
-        return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum()
+        return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum(dim=1)
 
 
 def build_denoiser(config: RunConfig, codec: LatentCodec) -> Denoiser:
-    """Text encoder and transformer with random weights, or those of ``train.init_from``."""
+    """Text encoder and transformer with random weights, or those of ``train.init_from``, frozen under an adapter where
+    ``train.lora.rank`` asks for one."""
     torch.manual_seed(config.seed)
     trained_on = {
         "sample_sizes": [list(size) for size in config.data.sizes],
@@ -50,7 +53,11 @@ def build_denoiser(config: RunConfig, codec: LatentCodec) -> Denoiser:
         "frame_rate": config.data.frame_rates[0],
     }
     if config.train.init_from:
-        return load_denoiser(config, codec, trained_on)
+        denoiser = load_denoiser(config, codec, trained_on)
+        if config.train.lora.rank:
+            denoiser.text_encoder.requires_grad_(False)
+            add_lora(denoiser.transformer, config.train.lora)
+        return denoiser
     tokenizer, text_encoder = load_text_encoder(config.text)
     transformer = VideoDiT(
         in_channels=codec.latent_channels,
@@ -91,6 +98,7 @@ def averaged_pipeline(module: Denoiser, folder: Path, codec: LatentCodec, device
     """A pipeline with the averaged weights that a checkpoint holds, in bf16; frozen weights are the module's own."""
     transformer = VideoDiT.from_config(module.transformer.config)
     text_encoder = type(module.text_encoder)(module.text_encoder.config)
+    copy_adapter(module.transformer, transformer)
     copy = Denoiser(transformer, module.tokenizer, text_encoder)
     copy.load_state_dict(averaged_weights(module, folder), strict=False)
     copy.to(device=device, dtype=torch.bfloat16).eval()

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from socket import socket
 
 import deepspeed
@@ -13,6 +14,7 @@ from deepspeed import comm as dist
 from torch import nn
 
 from video_dit.layers import fast_dtype
+from video_dit.lora import LoRAConfig
 
 LAUNCHED = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")  # set by launchers, for DeepSpeed to read
 
@@ -51,6 +53,13 @@ class TrainConfig:
     """Compile the blocks of the transformer, on a GPU with ZeRO 1 or 2; a minute at the start."""
     init_from: str = ""
     """A model folder to start from; empty starts from random weights."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """An adapter that is trained in place of the weights of ``init_from``."""
+    peak_tflops: float = 0.0
+    """Dense bf16 TFLOP/s of a device, which MFU is measured against; 0 takes what is known of H100, H200 and A100, and
+    shows TFLOP/s on others."""
+    wandb: bool = False
+    """Log to Weights & Biases as well (extra ``wandb``)."""
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (1, 2, 3):
@@ -65,6 +74,12 @@ class TrainConfig:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be above 0")
         if not self.max_grad_norm >= 0:
             raise ValueError(f"train.max_grad_norm={self.max_grad_norm} must be at least 0; 0 is no limit")
+        if not 0 <= self.peak_tflops < float("inf"):
+            raise ValueError(f"train.peak_tflops={self.peak_tflops} must be 0 or more")
+        if self.lora.rank and not self.init_from:
+            raise ValueError(f"train.lora.rank={self.lora.rank} needs a model to adapt: set train.init_from=FOLDER")
+        if self.wandb and find_spec("wandb") is None:
+            raise ValueError("train.wandb=true needs the package wandb: pip install wandb, or leave it off")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay={self.ema_decay} must be in [0, 1)")
 

@@ -18,6 +18,7 @@ from data.packing import PackPlan, cost
 from video_dit.attention import attention_flops
 from video_dit.engine import TrainConfig, muon_optimizer, reduce_bucket_size
 from video_dit.layers import fast_dtype
+from video_dit.lora import copy_adapter
 from video_dit.model import VideoDiT
 from video_dit.preflight import count, first_epoch
 from video_dit.tokens import Segments
@@ -75,6 +76,7 @@ def _run(
     segments, texts = (Segments.from_lengths(lengths, "meta") for lengths in zip(*samples, strict=True))
     with torch.device("meta"), _attention_in_its_own_type(), FlopCounterMode(display=False) as counter:
         shallow = VideoDiT.from_config({**transformer.config, "num_layers": layers})
+        copy_adapter(transformer, shallow)
         weights, weights_of_text = _weights(shallow, dtype), _weights(text_encoder, dtype)
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             ids = torch.zeros(texts.count, texts.max_length, dtype=torch.long)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -27,6 +27,8 @@ ENCODERS: dict[str, type[PreTrainedModel]] = {
     "clip": CLIPTextModel,
     "clip_text_model": CLIPTextModel,
 }
+
+MIN_GROUP, MAX_GROUPS = 16, 4  # of prompts of like length that are encoded together
 
 
 @dataclass(frozen=True)
@@ -104,21 +106,26 @@ def _no_encoder(name: str, error: Exception) -> str:
 class PromptTokens:
     """Prompts as an encoder takes them, with how its outputs are put end to end.
 
-    ids, mask: ``(s, longest)`` int64, of the prompts that are still to be encoded, padded. stored: ``(rows, d_text)``,
-    the embeddings of the others. places: ``(m,)`` int64, which row each packed token is of all outputs, followed by
-    ``stored``. segments: one a prompt.
+    ids, masks: ``(s, longest)`` int64 of each group of prompts that are still to be encoded, padded. stored: ``(rows,
+    d_text)``, the embeddings of the others. places: ``(m,)`` int64, which row each packed token is of all outputs,
+    followed by ``stored``. segments: one a prompt.
     """
 
-    ids: Tensor
-    mask: Tensor
+    ids: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
     stored: Tensor | None
     places: Tensor
     segments: Segments
 
     def to(self, device: torch.device | str) -> "PromptTokens":
         """The same on another device."""
-        names = ("ids", "mask", "places", "segments", *(["stored"] if self.stored is not None else []))
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return PromptTokens(
+            tuple(ids.to(device) for ids in self.ids),
+            tuple(mask.to(device) for mask in self.masks),
+            None if self.stored is None else self.stored.to(device),
+            self.places.to(device),
+            self.segments.to(device),
+        )
 
 
 def tokenize(
@@ -126,38 +133,48 @@ def tokenize(
 ) -> PromptTokens:
     """Prompts to tokens on the host; longer ones are cut at ``tokenizer.model_max_length``.
 
-    The empty prompt has at least its end token, so no segment is empty; its embedding is the null text.
+    Prompts of like length are a group, so that few are padded to the length of the longest. The empty prompt has at
+    least its end token, so no segment is empty; its embedding is the null text.
 
     Args:
         stored: for each prompt its embedding ``(length, d_text)`` if it was made before; nothing for all to be made.
     """
     rows = list(stored) or [None] * len(prompts)
-    todo = [number for number, row in enumerate(rows) if row is None]
-    ids = mask = torch.zeros(0, 0, dtype=torch.long)
-    if todo:
-        batch = tokenizer([prompts[number] for number in todo], padding=True, truncation=True, return_tensors="pt")
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-    made = dict(zip(todo, mask.sum(dim=1).tolist(), strict=True))
-    places: list[Tensor] = []
-    lengths: list[int] = []
-    before, kept = 0, ids.numel()
-    for number, row in enumerate(rows):
-        length = made[number] if row is None else len(row)
-        start = before if row is None else kept
-        places.append(torch.arange(start, start + length))
-        lengths.append(length)
-        before, kept = (before + ids.shape[1], kept) if row is None else (before, kept + length)
+    todo = sorted((n for n, row in enumerate(rows) if row is None), key=lambda n: len(prompts[n]))
+    size = max(MIN_GROUP, -(-len(todo) // MAX_GROUPS))
+    groups = [todo[first : first + size] for first in range(0, len(todo), size)]
+    spans: dict[int, Tensor] = {}  # of each prompt, the rows of all outputs that are its own
+    ids: list[Tensor] = []
+    masks: list[Tensor] = []
+    before = 0
+    for group in groups:
+        batch = tokenizer([prompts[n] for n in group], padding=True, truncation=True, return_tensors="pt")
+        ids.append(batch["input_ids"])
+        masks.append(batch["attention_mask"])
+        longest = ids[-1].shape[1]
+        for place, (n, length) in enumerate(zip(group, masks[-1].sum(dim=1).tolist(), strict=True)):
+            spans[n] = torch.arange(length) + before + place * longest
+        before += ids[-1].numel()
+    for n, row in enumerate(rows):
+        if row is not None:
+            spans[n] = torch.arange(len(row)) + before
+            before += len(row)
     given = [row for row in rows if row is not None]
+    in_order = [spans[n] for n in range(len(rows))]
     return PromptTokens(
-        ids, mask, torch.cat(given) if given else None, torch.cat(places), Segments.from_lengths(lengths)
+        tuple(ids),
+        tuple(masks),
+        torch.cat(given) if given else None,
+        torch.cat(in_order),
+        Segments.from_lengths([len(span) for span in in_order]),
     )
 
 
 def encode_tokens(encoder: PreTrainedModel, tokens: PromptTokens) -> Tensor:
     """Embeddings ``(m, d_text)``, end to end, of the encoder's type."""
     outputs: list[Tensor] = []
-    if tokens.ids.numel():
-        states = encoder(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+    for ids, mask in zip(tokens.ids, tokens.masks, strict=True):
+        states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         outputs.append(rearrange(states, "s longest d -> (s longest) d"))
     if tokens.stored is not None:
         outputs.append(tokens.stored.to(encoder.dtype))

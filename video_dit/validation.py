@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
@@ -32,7 +33,7 @@ def validation_loss(
         if stop.asked:
             break
         pack = factory.build(factory.packs[position], position).pack.to(device)
-        error += float(denoiser(pack))
+        error += float(denoiser(pack).sum())
         count += pack.loss_elements
     error, count, asked = global_sums([error, count, stop.asked], device)
     if asked:
@@ -46,22 +47,19 @@ def write_samples(
     """One video of the trained window and its contact sheet for each prompt, always from seed 0; the prompts are shared
     out over the ranks, and all ranks call it.
 
-    Where PyAV is not installed, as on some training machines, there are sheets alone.
-
     Raises:
         StoppedError: on all ranks, when one was asked to end.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     pipe.set_progress_bar_config(disable=True)
     with suppress(StoppedError):
         for number in range(rank, len(prompts), world):
-            path = folder / f"step-{step:07d}-{number}.png"
-            _write_sample(pipe, prompts[number], path, stop)
+            sheet = folder / f"step-{step:07d}-{number}.png"
+            _write_sample(pipe, prompts[number], sheet, stop)
     if global_sum(stop.asked, pipe.device):
         raise StoppedError
 
 
-def _write_sample(pipe: VideoPipeline, prompt: str, path: Path, stop: Stop) -> None:
+def _write_sample(pipe: VideoPipeline, prompt: str, sheet: Path, stop: Stop) -> None:
     def go_on(pipe: DiffusionPipeline, number: int, timestep: Tensor, tensors: dict) -> dict:
         stop.check()
         return tensors
@@ -69,9 +67,20 @@ def _write_sample(pipe: VideoPipeline, prompt: str, path: Path, stop: Stop) -> N
     stop.check()
     generator = torch.Generator().manual_seed(0)
     output: Any = pipe(prompt=prompt, generator=generator, output_type="np", callback_on_step_end=go_on)
-    levels = (output.frames[0] * 255).round().astype("uint8")
-    write_contact_sheet(path, levels, pipe.frame_rate)
+    write_clip(sheet, (output.frames[0] * 255).round().astype("uint8"), pipe.frame_rate)
+
+
+def write_clip(sheet: Path, frames: np.ndarray, frame_rate: float, known: np.ndarray | None = None) -> None:
+    """A contact sheet of uint8 frames ``(t, h, w, 3)`` and, beside it, an mp4.
+
+    Where PyAV is not installed, as on some training machines, there is the sheet alone.
+
+    Args:
+        known: which frames were given, ``(t,)`` bool.
+    """
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    write_contact_sheet(sheet, frames, frame_rate, known=known)
     if find_spec("av") is not None:
         from data.video import write_video
 
-        write_video(path.with_suffix(".mp4"), levels, pipe.frame_rate)
+        write_video(sheet.with_suffix(".mp4"), frames, frame_rate)
