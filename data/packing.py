@@ -256,7 +256,8 @@ def load_ahead(dataset: Dataset, positions: range, workers: int, program: Sequen
 
     Workers are forked from a server that has imported the modules ``program`` and done nothing else: one forked from
     here could hang on locks that this process held, and each one begun anew would import for seconds, one after the
-    other.
+    other. SIGTERM, which launchers send to all processes of a rank, does not end them: the rank may need what they read
+    to end its step.
     """
     method = ("forkserver" if "forkserver" in get_all_start_methods() else "spawn") if workers else None
     set_forkserver_preload([type(dataset).__module__, *program])
@@ -268,14 +269,19 @@ def load_ahead(dataset: Dataset, positions: range, workers: int, program: Sequen
         multiprocessing_context=method,
         worker_init_fn=_outlast_sigterm,
     )
-    items = iter(loader)
-    if workers:
-        atexit.register(_end_workers, ref(items))
+    if not workers:
+        return iter(loader)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN) or signal.SIG_DFL  # the server inherits it
+    try:
+        items = iter(loader)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    atexit.register(_end_workers, ref(items))
     return items
 
 
 def _outlast_sigterm(worker: int) -> None:
-    """Launchers send SIGTERM to workers too, but whoever trains may need what they read to end its step."""
+    """PyTorch gives workers a handler that ends them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 

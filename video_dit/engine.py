@@ -163,9 +163,9 @@ def muon_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     return MuonWithAuxAdam([g for g in groups if g["params"]], adam_optimizer=torch.optim.AdamW)
 
 
-def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
+def initialize(module: nn.Module, config: TrainConfig, dtype: torch.dtype | None = None) -> DeepSpeedEngine:
     """A DeepSpeed engine over the module's trainable parameters: bf16 with fp32 master weights; on a CPU without bf16
-    instructions fp32 throughout."""
+    instructions, or where ``dtype`` says so, fp32 throughout."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     muon = config.optimizer == "muon"
     optimizer = muon_optimizer(module, config) if muon else adamw_optimizer(module, config)
@@ -176,7 +176,7 @@ def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": 0.0 if muon else config.max_grad_norm,
-        "bf16": {"enabled": fast_dtype(device) == torch.bfloat16},
+        "bf16": {"enabled": (dtype or fast_dtype(device)) == torch.bfloat16},
         "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": config.zero_stage,
