@@ -123,12 +123,12 @@ def test_two_ranks_in_each_stage_are_plain_pytorch(two_ranks: Path, stage: int) 
     losses, masters = plain(IN_BF16)
     folder = two_ranks / f"torch.bfloat16-{stage}"
     assert json.loads((folder / "losses.json").read_text()) == pytest.approx(losses, rel=1e-3)
-    assert sum(losses[-5:]) < sum(losses[:5])
     found = read_slices(folder / f"checkpoints/step-{IN_BF16}", "weight", sizes())
     for name, part in found.items():
         begun = tiny_denoiser.denoiser().get_parameter(name).detach().bfloat16().float().flatten()
         moved, off = (part - begun).abs().mean(), (part - masters[name].flatten()).abs().mean()
         assert off <= 0.05 * moved, name
+        assert moved > 0, name
 
 
 @pytest.mark.slow

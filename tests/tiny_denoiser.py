@@ -4,6 +4,7 @@ through the engine."""
 import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed import comm as dist
+from torch.distributed import ProcessGroup
 
 from data.packing import View, rank_positions
 from vae3d import LatentCodec, VideoVAE
@@ -13,6 +14,7 @@ from video_dit.context import ContextConfig
 from video_dit.denoiser import Denoiser
 from video_dit.engine import TrainConfig, set_learning_rate
 from video_dit.noise import NoiseConfig
+from video_dit.sequence_parallel import split_pack
 from video_dit.tally import StepTally
 from video_dit.text import TextConfig, byte_t5
 
@@ -76,13 +78,15 @@ def pack(position: int) -> Pack:
     return build_pack(clips, position, 0, 4, 2, 4, ContextConfig(), NoiseConfig(), tokenizer)
 
 
-def steps(engine: DeepSpeedEngine, config: TrainConfig, first: int, stop: int) -> list[float]:
+def steps(
+    engine: DeepSpeedEngine, config: TrainConfig, first: int, stop: int, group: ProcessGroup | None = None
+) -> list[float]:
     """Train as train.py does; the losses."""
-    rank, world = dist.get_rank(), dist.get_world_size()
+    rank, world = (n // config.sequence_parallel for n in (dist.get_rank(), dist.get_world_size()))
     losses = []
     for step in range(first, stop):
         set_learning_rate(engine, config, step)
-        packs = [pack(at) for at in rank_positions(step, step + 1, config.accumulation, rank, world)]
+        packs = [split_pack(pack(at), group) for at in rank_positions(step, step + 1, config.accumulation, rank, world)]
         tally = StepTally(packs, {}, {}, engine.device)
         for each in packs:
             errors = engine(each.to(engine.device))

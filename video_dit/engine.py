@@ -45,6 +45,8 @@ class TrainConfig:
     zero_stage: int = 1
     offload_optimizer: bool = False
     """Keep masters and moments in the host's memory, and step there."""
+    sequence_parallel: int = 1
+    """Ranks that share a pack, each with a slice of its tokens, for clips too long for one."""
     checkpointing: bool = False
     """Keep only the input of each block of the transformer for the way back and run the block again there: a third more
     computation for a fraction of the activations."""
@@ -64,7 +66,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.zero_stage not in (1, 2, 3):
             raise ValueError(f"train.zero_stage={self.zero_stage} must be 1, 2 or 3")
-        for name in ("max_steps", "save_every", "accumulation"):
+        for name in ("max_steps", "save_every", "accumulation", "sequence_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be at least 1")
         if self.optimizer not in ("adamw", "muon"):
