@@ -35,7 +35,7 @@ from video_dit.lora import save_lora
 from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
-from video_dit.sequence_parallel import sequence_group, split_pack
+from video_dit.sequence_parallel import packs_at_once, sequence_group, split_pack
 from video_dit.sources import check_text
 from video_dit.stopping import Stop, StoppedError, stop_on_sigterm
 from video_dit.tally import LevelLosses, StepTally, peak_memory
@@ -53,8 +53,8 @@ def train(config: RunConfig, stop: Stop) -> None:
 
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
     module = build_denoiser(config, codec)
+    data_rank, data_ranks = rank // settings.sequence_parallel, packs_at_once(settings.sequence_parallel, world)
     group = sequence_group(settings.sequence_parallel)
-    data_rank, data_ranks = rank // settings.sequence_parallel, world // settings.sequence_parallel
     packs_per_step = data_ranks * settings.accumulation
     train_packs = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=packs_per_step)
     validation_packs = PackFactory(config, codec, "val", module.tokenizer)
@@ -185,13 +185,15 @@ def end(step: int, rank: int, not_finite: list[int], clips: list[tuple[int, ...]
 def dry_run(config: RunConfig) -> list[str]:
     """What `train` would be trained on, compute and hold, in lines; nothing is written, and no clip is read."""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
+    data_ranks = packs_at_once(config.train.sequence_parallel, ranks)
+    packs_per_step = data_ranks * config.train.accumulation
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
     module = build_denoiser(config, codec)
-    factory = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=ranks * config.train.accumulation)
+    factory = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=packs_per_step)
     PackFactory(config, codec, "val", module.tokenizer)  # whether it can be made
     check_text(factory.source, module.tokenizer, module.text_encoder)
     return [
-        *data_report(config, factory.source, factory.plan, ranks),
+        *data_report(config, factory.source, factory.plan, data_ranks),
         *footprint_lines(
             config.train,
             module.transformer,

@@ -18,6 +18,7 @@ from data.video import write_video
 from vae3d import LatentCodec
 from video_dit.config import RunConfig, load_config
 from video_dit.sources import encoding
+from video_dit.stopping import Stop
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
@@ -183,7 +184,7 @@ def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
 def test_out_of_memory_names_the_keys_to_turn(
     main: Main, one_rank_environment: None, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
 ) -> None:
-    def fail(config: RunConfig) -> None:
+    def fail(config: RunConfig, stop: Stop) -> None:
         raise error
 
     monkeypatch.setattr(train, "train", fail)

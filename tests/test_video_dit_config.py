@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from video_dit.config import CONFIGS, find_config, load_config, save_config
+from video_dit.config import CONFIGS, RunConfig, find_config, load_config, save_config
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ class Whole:
     seed: int = 0
     flag: bool = False
     part: Part = field(default_factory=Part)
+
+
+def test_heads_that_cannot_be_shared_out_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train.sequence_parallel=3 must divide model.num_heads=4"):
+        load_config(RunConfig, "sora_tiny.yaml", ["train.sequence_parallel=3", "model.num_heads=4"])
 
 
 def write(folder: Path, text: str) -> str:

@@ -30,7 +30,8 @@ def test_the_advice_names_what_is_not_turned_yet() -> None:
         "offload_optimizer",
     ):
         assert words in line
-    line = memory_advice(MemoryError(), 4608, TrainConfig(zero_stage=3, offload_optimizer=True))
+    line = memory_advice(MemoryError(), 4608, TrainConfig(zero_stage=3, offload_optimizer=True, checkpointing=True))
+    assert "checkpointing" not in line
     assert "zero_stage" not in line
     assert "offload" not in line
     line = memory_advice(RuntimeError("no\nmemory" + 200 * "!"), 4608, TrainConfig())

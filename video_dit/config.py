@@ -94,7 +94,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a training run depends on."""
+    """Everything a training run depends on.
+
+    Raises:
+        ValueError: the heads of the model cannot be shared out over ``train.sequence_parallel`` ranks.
+    """
 
     run_dir: str = "runs/sora"
     seed: int = 0
@@ -105,6 +109,11 @@ class RunConfig:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        heads, degree = self.model.num_heads, self.train.sequence_parallel
+        if heads % degree:
+            raise ValueError(f"train.sequence_parallel={degree} must divide model.num_heads={heads}")
 
 
 def find_config(name: str) -> Path:

@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def memory_advice(error: BaseException, token_budget: int, config: TrainConfig) -> str:
     """Which keys to turn where memory ran out: those that are not turned yet, the cheapest first."""
     reason = " ".join(str(error).split())[:120] or type(error).__name__
-    keys = ["train.checkpointing=true"]
+    keys = [] if config.checkpointing else ["train.checkpointing=true"]
     if config.zero_stage < 3:
         keys.append(f"train.zero_stage={config.zero_stage + 1} (on several ranks)")
     if not config.offload_optimizer:

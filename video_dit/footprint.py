@@ -211,14 +211,14 @@ def footprint_lines(
     measured = measure_pack(transformer, text_encoder, samples, dtype, config.checkpointing)
     flops = measured.flops * mean(costs) / max(costs) * plan.packs_per_step
     step_tokens = mean(sum(view.tokens for view in pack) for pack in packs) * plan.packs_per_step
-    activations = measured.activations
+    activations = measured.activations // config.sequence_parallel
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters()) - trained
     lines = [
         f"parameters: {transformer.num_parameters():,} of the transformer, {text_encoder.num_parameters():,} of the "
         f"text encoder; {trained:,} trained, {frozen:,} frozen",
         f"a step: {step_tokens:,.0f} tokens and {flops / 1e12:,.3g} TFLOP on average, forward and backward",
-        f"activations: {_bytes(activations)} kept for backward by the costliest pack",
+        f"activations: {_bytes(activations)} kept for backward by a rank for the costliest pack",
         "  (both of the costliest pack as run on the meta device; FLOPs of the others in proportion to their cost)",
         f"memory of a rank on {count(ranks, 'rank')}, {config.optimizer}, {str(dtype).removeprefix('torch.')}"
         f"{', optimizer and average on the host' if config.offload_optimizer else ''}:",

@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     from video_dit.batch import Pack
 
 
-def sequence_group(degree: int) -> ProcessGroup | None:
-    """The ``degree`` neighbours that share a pack with this rank; None for 1. All ranks call it.
+def packs_at_once(degree: int, ranks: int) -> int:
+    """How many packs so many ranks work on at a time.
 
     Raises:
         ValueError: the ranks cannot be shared out.
     """
+    if ranks % degree:
+        raise ValueError(f"train.sequence_parallel={degree} must divide the number of ranks, {ranks}")
+    return ranks // degree
+
+
+def sequence_group(degree: int) -> ProcessGroup | None:
+    """The ``degree`` neighbours that share a pack with this rank; None for 1. All ranks call it."""
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if world % degree:
-        raise ValueError(f"train.sequence_parallel={degree} must divide the number of ranks, {world}")
     if degree == 1:
         return None
     groups = [torch.distributed.new_group(list(range(at, at + degree))) for at in range(0, world, degree)]
