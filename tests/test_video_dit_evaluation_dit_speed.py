@@ -105,6 +105,7 @@ def test_precision_and_threads_are_as_they_were_after() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's own code, as it traces ours
 def test_compiled_blocks(candidates: list[DiTCandidate]) -> None:
     found = measure_all(candidates[:1], WORK, torch.float32, True, replace(OPTIONS, repeats=1))
     assert [one.failed for one in found] == [None] * 4
