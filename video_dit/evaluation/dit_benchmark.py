@@ -173,8 +173,8 @@ def benchmark_mixed(
     """Training steps of configs on packs of mixed shapes, each in a process of its own; as `benchmark_dit`."""
     check_device(options.device)
     found = []
-    say("A step: text encoder, transformer, the way back, optimizer and average of weights, as in train.py on one rank.")
-    say("Packs are of random latents and the clips' captions, and were built before. FLOPs are the transformer's alone.")
+    say("A step: text encoder, transformer, the way back, optimizer, average of weights, as in train.py on one rank.")
+    say("Packs are of random latents and the clips' captions, built before. FLOPs are the transformer's alone.")
     for config in configs:
         found.append(in_own_process(measure_mixed, config, options))
         for line in mixed_lines(found[-1], peak, options.device):
