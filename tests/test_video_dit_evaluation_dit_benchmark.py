@@ -35,6 +35,7 @@ MIXED = Mixed(
         "accumulation": 2,
         "zero_stage": 1,
         "optimizer": "adamw",
+        "compile": True,
         "weights": "bfloat16",
         "device": "a GPU",
         "torch": "2.11",
@@ -43,6 +44,7 @@ MIXED = Mixed(
     (1, 50.0, 60),
     [1900, 1980],
     [4 * 10**12, 6 * 10**12],
+    [10**12, 10**12],
     [0.01, 0.015],
     2**30,
 )
@@ -112,9 +114,11 @@ def test_mixed_tells_what_its_figures_depend_on(monkeypatch: pytest.MonkeyPatch)
     assert "150.0 M parameters and 10.0 M of the text encoder, bfloat16, adamw, ZeRO 1, a GPU, torch 2.11" in text
     assert "packs of 1000 tokens x 2, 97.0% filled; a sample has 10, 100, 250 tokens" in text
     assert "2 steps of 12.5 ms on average (10.0 to 15.0)" in text
-    assert "155,200 tokens/s, 400 TFLOP/s of the transformer" in text
-    assert "50.0% of 800 (MFU), 1.0 GiB at most" not in text  # on a CPU it means nothing
-    assert "50.0% of 800 (MFU)" in dit_benchmark.mixed_lines(MIXED, 800e12, "cuda")[-1]
+    assert "155,200 tokens/s, 400 TFLOP/s of the transformer, 480 with the text encoder" in text
+    on_gpu = "\n".join(dit_benchmark.mixed_lines(MIXED, 800e12, "cuda"))
+    assert "400 TFLOP/s of the transformer (50.0% of 800), 480 with the text encoder (60.0% of 800)" in on_gpu
+    assert "(10.0 to 15.0), 1.0 GiB at most" in on_gpu
+    assert "ZeRO 1, compiled, a GPU" in on_gpu
     assert found["configs"][0]["share_of_peak"] == pytest.approx(0.5)
     json.dumps(found, allow_nan=False)
 

@@ -87,13 +87,14 @@ def test_all_ways_are_timed(clips: list[ClipShape]) -> None:
     assert "scaled to about 91x91 pixels" in lines[0]
     assert [line.split("  ")[-1] for line in lines[-4:]] == [way.name for way in ways]
     assert len(wanted) == 2
+    assert all(way.flops > 0 for way in ways)
 
 
 def test_what_packs_must_reach() -> None:
     def way(name: str, seconds: float) -> Way:
-        return Way(name, [Batch((10, 10), 16), Batch((10, 10), 14)], [seconds, seconds])
+        return Way(name, [Batch((10, 10), 16), Batch((10, 10), 14)], [seconds, seconds], 60_000_000)
 
     ways = [way(PACKED, 1.0), way(OF_WHOLE_CLIPS, 5.0), way(PADDED, 1.3), way(BUCKETS, 0.5)]
     assert ways[0].tokens_per_second == 15
     assert [(one.value, one.met) for one in epoch_requirements(ways)] == [(1.3, True), (0.5, False)]
-    assert ways[0].line(20).split()[:5] == ["2", "75.0", "25.0", "1000.0", "15"]
+    assert ways[0].line(20).split()[:5] == ["2", "75.0", "25.0", "1000.0", "2.0"]
