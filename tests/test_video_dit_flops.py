@@ -9,6 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
 
 from video_dit import VideoDiT
 from video_dit.batch import Pack
+from video_dit.engine import TrainConfig
 from video_dit.flops import PackFlops, TextSize, peak_tflops, transformer_flops
 from video_dit.text import TextConfig, byte_t5
 from video_dit.tokens import Segments
@@ -91,6 +92,12 @@ def test_a_pack_is_its_samples_and_the_prompts_that_are_encoded(tiny_dit: VideoD
     count = PackFlops(tiny_dit, tokenizer, encoder)
     of_video = transformer_flops(tiny_dit.config, LENGTHS, TEXTS, LEVELS)
     assert count(pack) - of_video == (0 if stored else TextSize.of(encoder).flops(TEXTS))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_peak_is_a_number(value: float) -> None:
+    with pytest.raises(ValueError, match=rf"train\.peak_tflops={value} must be 0 or more"):
+        TrainConfig(peak_tflops=value)
 
 
 def test_a_peak_is_that_of_the_settings_or_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
