@@ -1,14 +1,15 @@
 """Train a text-to-video model: ``deepspeed train.py --config sora_small.yaml [section.key=value …]``.
 
 Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py), or ``lora/``
-with the adapter alone where ``train.lora.rank`` is set; ``checkpoints/`` (the same command resumes from them),
-``tensorboard/``, ``loss.png`` and ``samples/``. With ``--dry-run`` it writes nothing, but tells what the run would be
-trained on, compute and hold.
+with the adapter alone where ``train.lora.rank`` is set; ``checkpoints/`` (the same command resumes from them, on any
+number of ranks), ``tensorboard/``, ``loss.png`` and ``samples/``. SIGTERM has it end the step, save and return. With
+``--dry-run`` it writes nothing, but tells what the run would be trained on, compute and hold.
 """
 
 import os
 import sys
 import time
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -20,20 +21,12 @@ from deepspeed import comm as dist
 
 from data.packing import cost, imbalance, load_ahead, rank_positions
 from vae3d import LatentCodec
+from video_dit.checkpoint import checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.continuation import write_continuation
 from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser
 from video_dit.ema import EMA
-from video_dit.engine import (
-    checkpoint_folder,
-    initialize,
-    is_newer,
-    process_group,
-    replace_folder,
-    resume,
-    save_checkpoint,
-    set_learning_rate,
-)
+from video_dit.engine import initialize, process_group, set_learning_rate
 from video_dit.failures import is_out_of_memory, memory_advice, not_finite_line
 from video_dit.flops import PackFlops, peak_tflops
 from video_dit.footprint import footprint_lines
@@ -43,24 +36,28 @@ from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
 from video_dit.sources import check_text
+from video_dit.stopping import Stop, StoppedError, stop_on_sigterm
 from video_dit.tally import LevelLosses, StepTally, peak_memory
 from video_dit.validation import validation_loss, write_samples
 
 LEVELS_EVERY = 50  # steps that a loss by noise level is the mean of
 
 
-def train(config: RunConfig) -> None:
-    """The whole run: build, resume, step, log, validate, save."""
+def train(config: RunConfig, stop: Stop) -> None:
+    """The whole run: build, resume, step, log, validate, save. When ``stop`` is asked on any rank, all end the step,
+    save and return."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
     result = run_dir / ("lora" if settings.lora.rank else "model")
 
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    train_packs = PackFactory(config, codec, "train", packs_per_step=world * settings.accumulation)
-    validation_packs = PackFactory(config, codec, "val")
     module = build_denoiser(config, codec)
+    train_packs = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=world * settings.accumulation)
+    validation_packs = PackFactory(config, codec, "val", module.tokenizer)
     check_text(train_packs.source, module.tokenizer, module.text_encoder)
-    flops = PackFlops(module.transformer, module.tokenizer, module.text_encoder)
+    flops = PackFlops(module.transformer, module.text_encoder)
+    if settings.compile and torch.cuda.is_available() and settings.zero_stage < 3:
+        module.transformer.compile_repeated_blocks(dynamic=True)
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)
@@ -69,51 +66,60 @@ def train(config: RunConfig) -> None:
         save_config(config, run_dir / "config.yaml")
 
     positions = rank_positions(start, settings.max_steps, settings.accumulation, rank, world)
-    loader = load_ahead(train_packs.packs, positions, config.data.workers)
+    loader = load_ahead(train_packs.packs, positions, config.data.workers, program=("video_dit.validation",))
     items = zip(positions, loader, strict=True)
     progress = Progress(run_dir, start, settings.max_steps, show=rank == 0, wandb=settings.wandb)
     peak = peak_tflops(engine.device, settings.peak_tflops)
     level_losses = LevelLosses()
 
     def publish(done: int, folder: Path) -> None:
-        """Write and measure the averaged weights of a checkpoint; all ranks take part."""
+        """Write and measure the averaged weights of a checkpoint; all ranks take part, or all leave it off."""
         pipe = averaged_pipeline(module, folder, codec, engine.device)
-        if rank == 0:
-            with replace_folder(result) as draft:
+        with replace_folder(result) if rank == 0 else nullcontext() as draft:
+            if draft is not None:
                 if settings.lora.rank:
                     save_lora(pipe.transformer, draft, settings.init_from)
                 else:
                     pipe.to(torch.bfloat16).save_pretrained(draft)
                 save_config(config, draft / "config.yaml")
-        pipe.to(fast_dtype(engine.device))
-        denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
-        score = validation_loss(denoiser, validation_packs, rank, world, engine.device)
-        progress.record(done, {"validation/loss": score})
-        progress.say(f"step {done}: validation loss {score:.4f}")
-        progress.plot("train/loss", "validation/loss")
-        samples = run_dir / "samples"
-        write_samples(pipe, list(config.data.sample_prompts), samples, done, rank, world)
-        if rank == world - 1 and config.data.sample_prompts:
-            write_continuation(pipe, validation_packs.source, samples, done)
-        dist.barrier()
-        progress.pictures(done, sorted(samples.glob(f"step-{done:07d}-*.png")))
+            pipe.to(fast_dtype(engine.device))
+            denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
+            score = validation_loss(denoiser, validation_packs, rank, world, engine.device, stop)
+            progress.record(done, {"validation/loss": score})
+            progress.say(f"step {done}: validation loss {score:.4f}")
+            progress.plot("train/loss", "validation/loss")
+            samples = run_dir / "samples"
+            write_samples(pipe, config.data.sample_prompts, samples, done, rank, world, stop)
+            if rank == world - 1 and config.data.sample_prompts:
+                write_continuation(pipe, validation_packs.source, samples, done)
+            dist.barrier()
+            progress.pictures(done, sorted(samples.glob(f"step-{done:07d}-*.png")))
+
+    def is_due(done: int) -> bool:
+        return done == settings.max_steps or done % settings.save_every == 0
 
     last = checkpoint_folder(run_dir, start)
-    if start >= settings.max_steps and not is_newer(result, last):  # it was stopped in between
-        publish(start, last)
+    if start and is_due(start) and not is_newer(result, last):  # it was stopped in between
+        with suppress(StoppedError):
+            publish(start, last)
     for step in range(start, settings.max_steps):
         began = time.perf_counter()
         set_learning_rate(engine, settings, step)
         batches = list(islice(items, settings.accumulation))
-        packs = [train_packs.build(loaded, position) for position, loaded in batches]
-        views = [item.view for _, loaded in batches for item in loaded.items]
+        built = [train_packs.build(read, position) for position, read in batches]
+        packs = [one.pack for one in built]
+        views = [view for one in built for view in one.views]
         known = {
             "tokens": sum(len(pack.made) for pack in packs),
             "view_tokens": sum(view.tokens for view in views),
-            "left_out": sum(loaded.left_out for _, loaded in batches),
+            "left_out": sum(one.left_out for one in built),
             "flops": sum(flops(pack) for pack in packs),
+            "stop": stop.asked,
         }
-        held = {"cost": cost(views, train_packs.plan.attention_cost), "memory": peak_memory(engine.device)}
+        held = {
+            "cost": sum(cost(one.views, train_packs.plan.attention_cost) for one in built),
+            "memory": peak_memory(engine.device),
+        }
         tally = StepTally(packs, known, held, engine.device)
         for number, pack in enumerate(packs, start=1):
             placed = pack.to(engine.device)
@@ -123,7 +129,7 @@ def train(config: RunConfig) -> None:
             if number == len(packs):
                 totals = tally.totals()
                 if totals.not_finite:
-                    stop(step, rank, totals.not_finite, [packs[bad].clips for bad in totals.packs_not_finite])
+                    end(step, rank, totals.not_finite, [packs[bad].clips for bad in totals.packs_not_finite])
             engine.step()
         ema.update(engine, step)
 
@@ -146,12 +152,20 @@ def train(config: RunConfig) -> None:
         level_losses.add(totals)
         if done % LEVELS_EVERY == 0 or done == settings.max_steps:
             progress.record(done, {f"loss_by_level/{name}": loss for name, loss in level_losses.take().items()})
-        if done == settings.max_steps or done % settings.save_every == 0:
-            publish(done, save_checkpoint(engine, ema, run_dir, done))
+        stopping = totals.sums["stop"]
+        if stopping or is_due(done):
+            folder = save_checkpoint(engine, ema, run_dir, done)
+            if stopping:
+                progress.say(f"step {done}: saved, and stopped as SIGTERM asked")
+                break
+            try:
+                publish(done, folder)
+            except StoppedError:
+                break
     progress.close()
 
 
-def stop(step: int, rank: int, not_finite: list[int], clips: list[tuple[int, ...]]) -> NoReturn:
+def end(step: int, rank: int, not_finite: list[int], clips: list[tuple[int, ...]]) -> NoReturn:
     """End the run on all ranks, with exit code 1; the first whose loss is not finite says so, before any of them ends,
     since the launcher then ends the others."""
     if rank == not_finite[0]:
@@ -165,9 +179,9 @@ def dry_run(config: RunConfig) -> list[str]:
     """What `train` would be trained on, compute and hold, in lines; nothing is written, and no clip is read."""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    factory = PackFactory(config, codec, "train", packs_per_step=ranks * config.train.accumulation)
-    PackFactory(config, codec, "val")  # whether it can be made
     module = build_denoiser(config, codec)
+    factory = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=ranks * config.train.accumulation)
+    PackFactory(config, codec, "val", module.tokenizer)  # whether it can be made
     check_text(factory.source, module.tokenizer, module.text_encoder)
     return [
         *data_report(config, factory.source, factory.plan, ranks),
@@ -199,8 +213,8 @@ def main() -> int:
             if int(os.environ.get("RANK", 0)) == 0:
                 print("\n".join(dry_run(config)))
             return 0
-        with process_group():
-            train(config)
+        with process_group(), stop_on_sigterm() as stop:
+            train(config, stop)
     except ValueError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vae3d import LatentCodec
 from video_dit.batch import Pack
+from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
-from video_dit.engine import averaged_weights
 from video_dit.lora import add_lora, copy_adapter
 from video_dit.model import VideoDiT
 from video_dit.pipeline import VideoPipeline, check_model_folder
-from video_dit.text import encode_prompts, load_text_encoder
+from video_dit.text import encode_tokens, load_text_encoder
 
 
 class Denoiser(nn.Module):
@@ -30,7 +30,6 @@ class Denoiser(nn.Module):
     def forward(self, pack: Pack) -> Tensor:
         """Squared error of the velocity of each token ``(n,)``, fp32, summed over its elements; 0 where no loss is
         taken."""
-        embeds, prompt_segments = encode_prompts(self.tokenizer, self.text_encoder, pack.prompts, pack.prompt_embeds)
         prediction = self.transformer(
             pack.hidden_states,
             pack.levels,
@@ -38,8 +37,8 @@ class Denoiser(nn.Module):
             pack.coords,
             pack.one_frame,
             pack.segments,
-            embeds,
-            prompt_segments,
+            encode_tokens(self.text_encoder, pack.prompts),
+            pack.prompts.segments,
         )
         return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum(dim=1)
 

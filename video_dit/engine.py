@@ -1,20 +1,16 @@
-"""What every training program shares: its settings, the DeepSpeed engine, saving and resuming."""
+"""What every training program shares: its settings, its ranks and the DeepSpeed engine."""
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed import comm as dist
-from deepspeed.runtime.zero.utils import ZeRORuntimeException
-from torch import Tensor, nn
+from torch import nn
 
-from video_dit.ema import EMA, read_ema
 from video_dit.layers import fast_dtype
 from video_dit.lora import LoRAConfig
 
@@ -45,6 +41,8 @@ class TrainConfig:
     zero_stage: int = 1
     offload_optimizer: bool = False
     ema_decay: float = 0.999
+    compile: bool = True
+    """Compile the blocks of the transformer, on a GPU with ZeRO 1 or 2; a minute at the start."""
     init_from: str = ""
     """A model folder to start from; empty starts from random weights."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
@@ -98,6 +96,18 @@ def process_group() -> Iterator[None]:
         # where one rank fails, NCCL would wait for the others
         if done or torch.distributed.get_backend() != "nccl":
             dist.destroy_process_group()
+
+
+def global_sums(values: Sequence[float], device: torch.device) -> list[float]:
+    """Sums over all ranks."""
+    totals = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(totals)
+    return totals.tolist()
+
+
+def global_sum(value: float, device: torch.device) -> float:
+    """Sum over all ranks."""
+    return global_sums([value], device)[0]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -173,96 +183,3 @@ def set_learning_rate(engine: DeepSpeedEngine, config: TrainConfig, step: int) -
     rate = learning_rate(config, step)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * config.muon_lr / config.lr if group.get("use_muon") else rate
-
-
-def checkpoint_folder(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps lies."""
-    return run_dir / "checkpoints" / f"step-{step}"
-
-
-def save_checkpoint(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int) -> Path:
-    """Write weights, optimizer and average after ``step`` steps; all ranks call it.
-
-    ``run_dir/checkpoints/latest`` names the newest whole one and is written last, so that a save that was cut
-    short is never loaded. The one before the newest is kept, older ones are removed.
-    """
-    folder = checkpoint_folder(run_dir, step)
-    root = folder.parent
-    if engine.global_rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)  # of a save that was cut short, perhaps with more ranks
-    dist.barrier()
-    state = {"step": step, "optimizer_name": optimizer_name(engine)}
-    engine.save_checkpoint(str(root), tag=folder.name, client_state=state, save_latest=False)
-    ema.save(folder, engine.global_rank)
-    dist.barrier()
-    if engine.global_rank == 0:
-        draft = root / "latest.part"
-        draft.write_text(folder.name)
-        draft.replace(root / "latest")
-        saved = {int(path.name.removeprefix("step-")): path for path in root.glob("step-*")}
-        for older in sorted(number for number in saved if number < step)[:-1]:
-            shutil.rmtree(saved[older])
-    dist.barrier()
-    return folder
-
-
-def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path) -> int:
-    """Load the newest whole checkpoint, if there is one. Returns the number of steps done (0 without one)."""
-    latest = run_dir / "checkpoints" / "latest"
-    if not latest.is_file():
-        return 0
-    tag = latest.read_text().strip()
-    exists = (latest.parent / tag).is_dir()
-    try:
-        path, state = engine.load_checkpoint(str(latest.parent), tag=tag) if exists else (None, {})
-    except (RuntimeError, KeyError, ZeRORuntimeException) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{latest.parent / tag} does not fit this model, ZeRO stage or number of ranks ({reason}): "
-            "use the settings of the run, or another run_dir"
-        ) from None
-    if path is None:
-        raise ValueError(f"{latest.parent / tag} cannot be loaded: remove {latest} to start anew")
-    written_with = state.get("optimizer_name", "AdamW")
-    if written_with != optimizer_name(engine):
-        raise ValueError(
-            f"{latest.parent / tag} was written with {written_with}: use the train.optimizer of the run, "
-            "or another run_dir"
-        )
-    ema.load(latest.parent / tag)
-    return int(state["step"])
-
-
-def averaged_weights(module: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of all ranks in ``folder`` as a state dict, in the parameters' own shapes, fp32; frozen ones
-    are the module's. All ranks call it. Buffers are not in it.
-    """
-    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
-    with deepspeed.zero.GatheredParameters(list(frozen.values())):  # stage 3 cuts these up as well
-        given = {name: p.detach().float().clone() for name, p in frozen.items()}
-    shapes = {n: getattr(p, "ds_shape", p.shape) for n, p in module.named_parameters() if p.requires_grad}
-    flat = read_ema(folder, {name: (0, shape.numel()) for name, shape in shapes.items()})
-    return given | {name: part.view(shapes[name]) for name, part in flat.items()}
-
-
-def is_newer(folder: Path, than: Path) -> bool:
-    """Whether ``folder`` is there and was written no earlier than ``than``."""
-    return folder.is_dir() and folder.stat().st_mtime >= than.stat().st_mtime
-
-
-@contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to write into, which takes the place of ``folder`` when the block ends well."""
-    draft, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("part", "old"))
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from video_dit.batch import Pack
 from video_dit.model import VideoDiT
@@ -77,22 +77,16 @@ class TextSize:
 class PackFlops:
     """Counts the FLOPs of packs, on the host; made before ZeRO's stage 3 cuts the weights up."""
 
-    def __init__(
-        self, transformer: VideoDiT, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel
-    ) -> None:
-        self.config, self.tokenizer = transformer.config, tokenizer
+    def __init__(self, transformer: VideoDiT, text_encoder: PreTrainedModel) -> None:
+        self.config = transformer.config
         self.trained = all(p.requires_grad for p in transformer.parameters())
         self.text = TextSize.of(text_encoder)
 
     def __call__(self, pack: Pack) -> int:
         """Of a pack on the host, forward and backward."""
-        ids = self.tokenizer(list(pack.prompts), truncation=True)["input_ids"]
-        stored = pack.prompt_embeds or (None,) * len(ids)
-        texts = [len(row) if embeds is None else len(embeds) for row, embeds in zip(ids, stored, strict=True)]
-        encoded = [length for length, embeds in zip(texts, stored, strict=True) if embeds is None]
-        lengths = [part.stop - part.start for part in pack.segments.slices()]
-        of_text = self.text.flops(encoded)
-        return transformer_flops(self.config, lengths, texts, len(pack.levels), self.trained) + of_text
+        encoded = [length for mask in pack.prompts.masks for length in mask.sum(dim=1).tolist()]
+        lengths, texts = pack.segments.lengths, pack.prompts.segments.lengths
+        return transformer_flops(self.config, lengths, texts, len(pack.levels), self.trained) + self.text.flops(encoded)
 
 
 def peak_tflops(device: torch.device, setting: float) -> float:

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from video_dit.layers import Block, LevelEmbedding, modulate
+from video_dit.level_table import LevelIndex
 from video_dit.rope import rope_angles
 from video_dit.tokens import Segments
 
@@ -38,6 +39,7 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
     """
 
     config: Any  # a dict whose entries are attributes as well
+    _repeated_blocks = ["Block"]  # noqa: RUF012  # what `compile_repeated_blocks` of diffusers compiles
 
     @register_to_config
     def __init__(
@@ -110,9 +112,10 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
         x = x + one_frame[:, None].to(dtype) * self.one_frame_embed
         embedding = F.silu(self.level_embed(levels))  # l d
         modulation = rearrange(self.modulation(embedding), "l (six d) -> l six d", six=6)
+        index = LevelIndex.of(level_index, levels.shape[0])
         rope = rope_angles(coords, head_dim, self.config.rope_theta)
         text = self.norm_text(prompt_embeds.to(dtype))  # m d_text
         for block in self.blocks:
-            x = block(x, modulation, level_index, rope, segments, text, prompt_segments)
+            x = block(x, modulation, index, rope, segments, text, prompt_segments)
         shift, scale = self.modulation_out(embedding).chunk(2, dim=1)
-        return self.proj_out(modulate(x, shift, scale, level_index)).to(hidden_states.dtype)
+        return self.proj_out(modulate(x, shift, scale, index)).to(hidden_states.dtype)

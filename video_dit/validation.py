@@ -1,54 +1,73 @@
 """What a run shows of its averaged weights at each checkpoint: the loss on unseen clips, and sample videos."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from deepspeed import comm as dist
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
 
 from data.sheet import write_contact_sheet
 from video_dit.denoiser import Denoiser
+from video_dit.engine import global_sum, global_sums
 from video_dit.pack_factory import PackFactory
 from video_dit.pipeline import VideoPipeline
-
-
-def global_sums(values: Sequence[float], device: torch.device) -> list[float]:
-    """Sums over all ranks."""
-    totals = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(totals)
-    return totals.tolist()
-
-
-def global_sum(value: float, device: torch.device) -> float:
-    """Sum over all ranks."""
-    return global_sums([value], device)[0]
+from video_dit.stopping import Stop, StoppedError
 
 
 @torch.no_grad()
-def validation_loss(denoiser: Denoiser, factory: PackFactory, rank: int, world: int, device: torch.device) -> float:
-    """Mean loss over the fixed packs of the validation set, each on one rank."""
+def validation_loss(
+    denoiser: Denoiser, factory: PackFactory, rank: int, world: int, device: torch.device, stop: Stop
+) -> float:
+    """Mean loss over the fixed packs of the validation set, shared out over the ranks; all ranks call it.
+
+    Raises:
+        StoppedError: on all ranks, when one was asked to end.
+    """
     error = count = 0.0
     for position in range(rank, factory.config.data.validation_packs, world):
-        pack = factory.build(factory.packs[position], position).to(device)
+        if stop.asked:
+            break
+        pack = factory.build(factory.packs[position], position).pack.to(device)
         error += float(denoiser(pack).sum())
         count += pack.loss_elements
-    return global_sum(error, device) / global_sum(count, device)
+    error, count, asked = global_sums([error, count, stop.asked], device)
+    if asked:
+        raise StoppedError
+    return error / count
 
 
 def write_samples(
-    pipe: VideoPipeline, prompts: list[str], folder: Path, step: int, rank: int = 0, world: int = 1
+    pipe: VideoPipeline, prompts: Sequence[str], folder: Path, step: int, rank: int, world: int, stop: Stop
 ) -> None:
     """One video of the trained window and its contact sheet for each prompt, always from seed 0; the prompts are shared
-    out over ranks."""
+    out over the ranks, and all ranks call it.
+
+    Raises:
+        StoppedError: on all ranks, when one was asked to end.
+    """
     pipe.set_progress_bar_config(disable=True)
-    for number in range(rank, len(prompts), world):
-        generator = torch.Generator().manual_seed(0)
-        output: Any = pipe(prompt=prompts[number], generator=generator, output_type="np")
-        levels = (output.frames[0] * 255).round().astype("uint8")
-        write_clip(folder / f"step-{step:07d}-{number}.png", levels, pipe.frame_rate)
+    with suppress(StoppedError):
+        for number in range(rank, len(prompts), world):
+            sheet = folder / f"step-{step:07d}-{number}.png"
+            _write_sample(pipe, prompts[number], sheet, stop)
+    if global_sum(stop.asked, pipe.device):
+        raise StoppedError
+
+
+def _write_sample(pipe: VideoPipeline, prompt: str, sheet: Path, stop: Stop) -> None:
+    def go_on(pipe: DiffusionPipeline, number: int, timestep: Tensor, tensors: dict) -> dict:
+        stop.check()
+        return tensors
+
+    stop.check()
+    generator = torch.Generator().manual_seed(0)
+    output: Any = pipe(prompt=prompt, generator=generator, output_type="np", callback_on_step_end=go_on)
+    write_clip(sheet, (output.frames[0] * 255).round().astype("uint8"), pipe.frame_rate)
 
 
 def write_clip(sheet: Path, frames: np.ndarray, frame_rate: float, known: np.ndarray | None = None) -> None:
