@@ -22,6 +22,8 @@ from video_dit import VideoPipeline
 from video_dit.config import RunConfig, load_config
 from video_dit.lora import load_lora
 from video_dit.sources import encoding
+from video_dit.stopping import Stop
+from video_dit.text import byte_t5
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
@@ -164,7 +166,8 @@ def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
     steps = [record for record in records if "train/loss" in record]
     config = load_config(RunConfig, "sora_tiny.yaml", settings)
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    plan = train.PackFactory(config, codec, "train", packs_per_step=2).plan
+    tokenizer, _ = byte_t5(config.text)
+    plan = train.PackFactory(config, codec, "train", tokenizer, packs_per_step=2).plan
     for number, step in enumerate(steps):
         costs = []
         for position in (2 * number, 2 * number + 1):
@@ -192,7 +195,7 @@ def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
 def test_out_of_memory_names_the_keys_to_turn(
     main: Main, one_rank_environment: None, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
 ) -> None:
-    def fail(config: RunConfig) -> None:
+    def fail(config: RunConfig, stop: Stop) -> None:
         raise error
 
     monkeypatch.setattr(train, "train", fail)
@@ -208,7 +211,8 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_both(tmp_path: Path) -> None
     settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=3"]
     config = load_config(RunConfig, "sora_tiny.yaml", settings)
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    factory = train.PackFactory(config, codec, "train", packs_per_step=2)
+    tokenizer, _ = byte_t5(config.text)
+    factory = train.PackFactory(config, codec, "train", tokenizer, packs_per_step=2)
     others, at_step_1 = ([view.index for p in some for view in factory.plan.pack(p)] for some in ((0, 1, 2), (3,)))
     clip = next(index for index in at_step_1 if index not in others)
     factory.build(factory.packs[3], 3)
