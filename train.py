@@ -35,6 +35,7 @@ from video_dit.lora import save_lora
 from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
+from video_dit.sequence_parallel import sequence_group, split_pack
 from video_dit.sources import check_text
 from video_dit.stopping import Stop, StoppedError, stop_on_sigterm
 from video_dit.tally import LevelLosses, StepTally, peak_memory
@@ -52,9 +53,14 @@ def train(config: RunConfig, stop: Stop) -> None:
 
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
     module = build_denoiser(config, codec)
-    train_packs = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=world * settings.accumulation)
+    group = sequence_group(settings.sequence_parallel)
+    data_rank, data_ranks = rank // settings.sequence_parallel, world // settings.sequence_parallel
+    packs_per_step = data_ranks * settings.accumulation
+    train_packs = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=packs_per_step)
     validation_packs = PackFactory(config, codec, "val", module.tokenizer)
     check_text(train_packs.source, module.tokenizer, module.text_encoder)
+    if settings.checkpointing:
+        module.transformer.enable_gradient_checkpointing()
     flops = PackFlops(module.transformer, module.text_encoder)
     if settings.compile and torch.cuda.is_available() and settings.zero_stage < 3:
         module.transformer.compile_repeated_blocks(dynamic=True)
@@ -65,7 +71,7 @@ def train(config: RunConfig, stop: Stop) -> None:
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
 
-    positions = rank_positions(start, settings.max_steps, settings.accumulation, rank, world)
+    positions = rank_positions(start, settings.max_steps, settings.accumulation, data_rank, data_ranks)
     loader = load_ahead(train_packs.packs, positions, config.data.workers, program=("video_dit.validation",))
     items = zip(positions, loader, strict=True)
     progress = Progress(run_dir, start, settings.max_steps, show=rank == 0, wandb=settings.wandb)
@@ -107,20 +113,21 @@ def train(config: RunConfig, stop: Stop) -> None:
         set_learning_rate(engine, settings, step)
         batches = list(islice(items, settings.accumulation))
         built = [train_packs.build(read, position) for position, read in batches]
-        packs = [one.pack for one in built]
+        packs = [split_pack(one.pack, group) for one in built]
         views = [view for one in built for view in one.views]
         known = {
-            "tokens": sum(len(pack.made) for pack in packs),
+            "tokens": sum(len(one.pack.made) for one in built),
             "view_tokens": sum(view.tokens for view in views),
             "left_out": sum(one.left_out for one in built),
-            "flops": sum(flops(pack) for pack in packs),
+            "flops": sum(flops(one.pack) for one in built),
             "stop": stop.asked,
         }
+        shares = {name: value / settings.sequence_parallel for name, value in known.items()}
         held = {
             "cost": sum(cost(one.views, train_packs.plan.attention_cost) for one in built),
             "memory": peak_memory(engine.device),
         }
-        tally = StepTally(packs, known, held, engine.device)
+        tally = StepTally(packs, shares, held, engine.device)
         for number, pack in enumerate(packs, start=1):
             placed = pack.to(engine.device)
             errors = engine(placed)  # n
@@ -140,7 +147,7 @@ def train(config: RunConfig, stop: Stop) -> None:
             "loss": totals.loss,
             "tokens/s": totals.sums["tokens"] / seconds,
             **({"MFU": tflops / peak} if peak else {"TFLOP/s": tflops}),
-            "fill": totals.sums["tokens"] / (config.data.token_budget * settings.accumulation * world),
+            "fill": totals.sums["tokens"] / (config.data.token_budget * packs_per_step),
             "GiB": max(totals.apart["memory"]),
         }
         aside = {

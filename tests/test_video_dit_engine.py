@@ -14,8 +14,9 @@ import pytest
 import torch
 from deepspeed import comm as dist
 from tiny_engine import OPTIMIZERS, STAGES, run, same, start, tiny, weights
-from torch import nn
+from torch import Tensor, nn
 
+from video_dit.checkpoint import resume, save_checkpoint
 from video_dit.engine import (
     TrainConfig,
     initialize,
@@ -25,6 +26,7 @@ from video_dit.engine import (
     set_learning_rate,
 )
 from video_dit.layers import fast_dtype
+from video_dit.slices import local_state_slices
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ from video_dit.layers import fast_dtype
         ({"optimizer": "sgd"}, "train.optimizer=sgd must be adamw or muon"),
         ({"lr": 0.0}, "train.lr=0.0 must be above 0"),
         ({"muon_lr": -1.0}, "train.muon_lr=-1.0 must be above 0"),
+        ({"max_grad_norm": -1.0}, "train.max_grad_norm=-1.0 must be at least 0; 0 is no limit"),
         ({"lr": float("nan")}, "train.lr=nan must be above 0"),
         ({"ema_decay": 1.0}, r"train.ema_decay=1.0 must be in \[0, 1\)"),
     ],
@@ -130,6 +133,66 @@ def test_a_step_of_muon_turns_a_matrix_by_its_rate(one_rank: None) -> None:
     sizes = torch.linalg.svdvals(part.view(8, 8) - before.to(fast_dtype(engine.device)).float())
     assert sizes.max() < 1.35 * 0.25
     assert sizes.sort().values[2] > 0.5 * 0.25
+
+
+def gradient(config: TrainConfig, scale: float) -> Tensor:
+    """Of a loss times ``scale``, as it comes to the optimizer: its first moment is a tenth of it."""
+    engine = initialize(tiny(), config)
+    inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).to(fast_dtype(engine.device))
+    engine.backward(engine(inputs).float().square().mean() * scale)
+    engine.step()
+    return torch.cat([part * 10 for _, part in local_state_slices(engine)["exp_avg"].values()])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_are_cut_to_the_norm(one_rank: None, stage: int) -> None:
+    config = TrainConfig(zero_stage=stage, max_grad_norm=0.5)
+    short, long = gradient(config, 1e-3), gradient(config, 1e3)
+    free = gradient(replace(config, max_grad_norm=0.0), 1e3)
+    assert float(long.norm()) == pytest.approx(0.5, rel=0.01)
+    assert float(free.norm()) > 100
+    for cut in (short, long):
+        torch.testing.assert_close(cut / cut.norm(), free / free.norm(), rtol=0.02, atol=1e-3)
+    assert float(short.norm()) == pytest.approx(float(free.norm()) * 1e-6, rel=0.02)
+
+
+def test_muon_is_not_cut(one_rank: None) -> None:
+    """A norm that would leave next to nothing of its updates."""
+    config = TrainConfig(optimizer="muon", muon_lr=0.1, warmup_steps=1, max_grad_norm=1e-9)
+    engine, ema = start(config)
+    before = weights(engine)
+    run(engine, ema, config, 0, 1)
+    assert (weights(engine)["0.weight"] - before["0.weight"]).abs().max() > 0.01
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_on_the_host_is_the_same(one_rank: None, tmp_path: Path, stage: int, optimizer: str) -> None:
+    """On a CPU all is on the host, but DeepSpeed takes the paths of offloading; the checkpoint is of one kind."""
+    config = TrainConfig(zero_stage=stage, lr=0.03, muon_lr=0.1, warmup_steps=1, optimizer=optimizer, max_grad_norm=0.0)
+    there, here = replace(config, offload_optimizer=True), config
+    (one, one_ema), (two, two_ema) = start(there), start(here)
+    losses = run(one, one_ema, there, 0, 3), run(two, two_ema, here, 0, 3)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if optimizer == "adamw" else 0.1)
+    save_checkpoint(one, one_ema, tmp_path, 3)
+    three, three_ema = start(here, seed=1)
+    assert resume(three, three_ema, tmp_path) == 3
+    assert same(weights(three), weights(one))
+    assert run(three, three_ema, here, 3, 4) == pytest.approx(run(one, one_ema, there, 3, 4), rel=0.05)
+
+
+def test_no_launcher_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    with process_group():
+        assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_buffer_for_gradients_is_no_larger_than_they_are(one_rank: None, stage: int) -> None:
+    engine = initialize(tiny(), TrainConfig(zero_stage=stage))
+    assert engine.optimizer.reduce_bucket_size == sum(p.numel() for p in tiny().parameters() if p.requires_grad)
 
 
 def test_accumulated_packs_are_one_step_of_their_mean(one_rank: None) -> None:

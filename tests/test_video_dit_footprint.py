@@ -86,6 +86,21 @@ def test_scores_of_attention_are_not_kept(deep_dit: VideoDiT) -> None:
     assert 1.5 < wide.activations / short.activations <= 2
 
 
+def test_checkpointing_keeps_the_inputs_of_blocks(deep_dit: VideoDiT) -> None:
+    _, encoder = byte_t5(TextConfig(max_length=32, width=16, num_layers=1, num_heads=2, hidden=32))
+    whole, cut = (measure_pack(deep_dit, encoder, SAMPLES, torch.float32, each) for each in (False, True))
+    assert cut.flops == whole.flops
+    assert cut.activations < 0.45 * whole.activations
+    inputs: dict[int, int] = {}
+    deep_dit.enable_gradient_checkpointing()
+    for number, block in enumerate(deep_dit.blocks):
+        block.register_forward_pre_hook(lambda _, given, number=number: inputs.update({number: given[0].nbytes}))
+    of_a_step(deep_dit, SAMPLES)
+    single = VideoDiT.from_config({**deep_dit.config, "num_layers": 1})
+    of_one = measure_pack(single, encoder, SAMPLES, torch.float32).activations
+    assert cut.activations == of_one + sum(inputs.values()) - inputs[0]
+
+
 def test_a_frozen_encoder_keeps_nothing(deep_dit: VideoDiT) -> None:
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     clip = CLIPTextModel(CLIPTextConfig(vocab_size=50, num_attention_heads=2, max_position_embeddings=64, **sizes))
@@ -128,7 +143,8 @@ def test_memory_of_one_rank_is_what_deepspeed_holds(before: dict[int, Tensor], s
             ema.update(engine, step)
     total = sum(tensor.untyped_storage().nbytes() for key, tensor in held().items() if key not in before)
     expected = foretold.weights + foretold.gradients + foretold.optimizer + foretold.average
-    assert total - (foretold.bucket if stage == 3 else 0) == pytest.approx(expected, rel=0.02)
+    bucket = foretold.bucket if stage == 3 else 0  # the others make it while they reduce
+    assert total == pytest.approx(expected + bucket, rel=0.02)
     assert sum(part.numel() * 4 for _, part in ema.slices.values()) == foretold.average
 
 
@@ -140,7 +156,7 @@ def test_ranks_share_what_a_stage_cuts_up(tiny_dit: VideoDiT) -> None:
     for stage, (weights, gradients) in shared.items():
         found = rank_memory(tiny_dit, config, stage, 8, torch.bfloat16)
         expected = RankMemory(
-            *(round(n * each) for each in (weights, gradients, 12 / 8, 4 / 8)), (4 if stage == 3 else 2) * 500_000_000
+            *(round(n * each) for each in (weights, gradients, 12 / 8, 4 / 8)), (4 if stage == 3 else 2) * n
         )
         for name, value in vars(expected).items():
             assert getattr(found, name) == pytest.approx(value, rel=1e-3), (stage, name)

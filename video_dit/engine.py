@@ -1,9 +1,11 @@
 """What every training program shares: its settings, its ranks and the DeepSpeed engine."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from socket import socket
 
 import deepspeed
 import torch
@@ -13,6 +15,8 @@ from torch import nn
 
 from video_dit.layers import fast_dtype
 from video_dit.lora import LoRAConfig
+
+LAUNCHED = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")  # set by launchers, for DeepSpeed to read
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,17 @@ class TrainConfig:
     """The last steps, over which the rate falls linearly to 0."""
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    """Not for Muon, whose updates have a norm of their own."""
+    """Longer gradients are cut to it; 0 leaves them. Not for Muon, whose updates have a norm of their own."""
     accumulation: int = 1
     """Packs a rank takes for one optimizer step."""
     zero_stage: int = 1
     offload_optimizer: bool = False
+    """Keep masters and moments in the host's memory, and step there."""
+    sequence_parallel: int = 1
+    """Ranks that share a pack, each with a slice of its tokens, for clips too long for one."""
+    checkpointing: bool = False
+    """Keep only the input of each block of the transformer for the way back and run the block again there: a third more
+    computation for a fraction of the activations."""
     ema_decay: float = 0.999
     compile: bool = True
     """Compile the blocks of the transformer, on a GPU with ZeRO 1 or 2; a minute at the start."""
@@ -56,7 +66,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.zero_stage not in (1, 2, 3):
             raise ValueError(f"train.zero_stage={self.zero_stage} must be 1, 2 or 3")
-        for name in ("max_steps", "save_every", "accumulation"):
+        for name in ("max_steps", "save_every", "accumulation", "sequence_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be at least 1")
         if self.optimizer not in ("adamw", "muon"):
@@ -64,6 +74,8 @@ class TrainConfig:
         for name in ("lr", "muon_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be above 0")
+        if not self.max_grad_norm >= 0:
+            raise ValueError(f"train.max_grad_norm={self.max_grad_norm} must be at least 0; 0 is no limit")
         if not 0 <= self.peak_tflops < float("inf"):
             raise ValueError(f"train.peak_tflops={self.peak_tflops} must be 0 or more")
         if self.lora.rank and not self.init_from:
@@ -82,11 +94,19 @@ def process_group() -> Iterator[None]:
     every job on CPUs would compile or load it; if a process is killed while it compiles, its lock file stays, and later
     jobs wait for ever. Each rank would also leave 66 MiB in ``/dev/shm``.
 
+    Without a launcher, which would say otherwise by the environment, this process is the only rank.
+
     A group of gloo that is left open may abort the process when it ends, as its threads let go of tensors when Python
     is no more: 8 of 24 processes that ended right after a barrier did.
     """
     # set as a whole: to read it would have DeepSpeed probe all its extensions, by the compiler
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    if not any(name in os.environ for name in LAUNCHED):
+        with socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in alone.items()})
     deepspeed.init_distributed()
     done = False
     try:
@@ -145,9 +165,9 @@ def muon_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     return MuonWithAuxAdam([g for g in groups if g["params"]], adam_optimizer=torch.optim.AdamW)
 
 
-def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
+def initialize(module: nn.Module, config: TrainConfig, dtype: torch.dtype | None = None) -> DeepSpeedEngine:
     """A DeepSpeed engine over the module's trainable parameters: bf16 with fp32 master weights; on a CPU without bf16
-    instructions fp32 throughout."""
+    instructions, or where ``dtype`` says so, fp32 throughout."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     muon = config.optimizer == "muon"
     optimizer = muon_optimizer(module, config) if muon else adamw_optimizer(module, config)
@@ -158,11 +178,12 @@ def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": 0.0 if muon else config.max_grad_norm,
-        "bf16": {"enabled": fast_dtype(device) == torch.bfloat16},
+        "bf16": {"enabled": (dtype or fast_dtype(device)) == torch.bfloat16},
         "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": config.zero_stage,
             "reduce_scatter": not muon,  # Muon needs whole gradients
+            "reduce_bucket_size": reduce_bucket_size(module),
             **({"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}),
         },
         "zero_allow_untested_optimizer": True,
@@ -171,6 +192,11 @@ def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
     }
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
     return engine
+
+
+def reduce_bucket_size(module: nn.Module) -> int:
+    """Gradients reduced at a time, at most DeepSpeed's default; a GPU holds a buffer of so many, used or not."""
+    return min(500_000_000, sum(p.numel() for p in module.parameters() if p.requires_grad))
 
 
 def optimizer_name(engine: DeepSpeedEngine) -> str:

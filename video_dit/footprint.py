@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.dataset import ClipSource
 from data.packing import PackPlan, cost
 from video_dit.attention import attention_flops
-from video_dit.engine import TrainConfig, muon_optimizer
+from video_dit.engine import TrainConfig, muon_optimizer, reduce_bucket_size
 from video_dit.layers import fast_dtype
 from video_dit.lora import copy_adapter
 from video_dit.model import VideoDiT
@@ -36,7 +36,11 @@ class PackCost:
 
 
 def measure_pack(
-    transformer: VideoDiT, text_encoder: PreTrainedModel, samples: Sequence[tuple[int, int]], dtype: torch.dtype
+    transformer: VideoDiT,
+    text_encoder: PreTrainedModel,
+    samples: Sequence[tuple[int, int]],
+    dtype: torch.dtype,
+    checkpointing: bool = False,
 ) -> PackCost:
     """Run forward and backward on the meta device, where tensors have no memory, and count.
 
@@ -44,11 +48,14 @@ def measure_pack(
 
     Args:
         samples: tokens, and tokens of the prompt, of each sample of the pack.
-        dtype: of weights and activations.
+        dtype: of weights and activations. checkpointing: of each block its input is kept, and all of one at a time.
     """
     one, two = (_run(transformer, text_encoder, samples, dtype, layers) for layers in (1, 2))
     further = transformer.config.num_layers - 1
     flops, kept = (a + further * (b - a) for a, b in zip(one, two, strict=True))
+    if checkpointing:
+        inputs = sum(tokens for tokens, _ in samples) * transformer.config.hidden_size * dtype.itemsize
+        kept = one[1] + further * inputs
     return PackCost(flops, kept)
 
 
@@ -170,7 +177,7 @@ def rank_memory(module: nn.Module, config: TrainConfig, stage: int, ranks: int, 
         gradients=gradients,
         optimizer=FP32 * part + 2 * FP32 * (trained - by_muon) // ranks + momentum,
         average=FP32 * part,
-        bucket=(FP32 if stage == 3 else size) * settings.reduce_bucket_size,
+        bucket=(FP32 if stage == 3 else size) * reduce_bucket_size(module),
     )
 
 
@@ -200,7 +207,8 @@ def footprint_lines(
     texts = [source.text(view.index, view.epoch) for view in packs[costliest]]
     lengths = [len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]]
     tokens = [view.tokens for view in packs[costliest]]
-    measured = measure_pack(transformer, text_encoder, list(zip(tokens, lengths, strict=True)), dtype)
+    samples = list(zip(tokens, lengths, strict=True))
+    measured = measure_pack(transformer, text_encoder, samples, dtype, config.checkpointing)
     flops = measured.flops * mean(costs) / max(costs) * plan.packs_per_step
     step_tokens = mean(sum(view.tokens for view in pack) for pack in packs) * plan.packs_per_step
     activations = measured.activations
@@ -218,9 +226,7 @@ def footprint_lines(
     ]
     for stage in (1, 2, 3):
         held = rank_memory(module, config, stage, ranks, dtype)
-        used = (FP32 if stage == 3 else dtype.itemsize) * trained
-        bucket = held.bucket if cuda else min(held.bucket, used)  # on a CPU what is not used takes no memory
-        row = [held.weights, held.gradients, held.optimizer, held.average, bucket, activations]
+        row = [held.weights, held.gradients, held.optimizer, held.average, held.bucket, activations]
         on_host = held.optimizer + held.average if config.offload_optimizer and cuda else 0
         cells = "".join(f"{_bytes(number):>13}" for number in (*row, sum(row) - on_host))
         lines.append(f"  {stage:<6}{cells}{'  <- train.zero_stage' if stage == config.zero_stage else ''}")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from video_dit.attention import segment_attention
 from video_dit.level_table import LevelIndex, of_level
 from video_dit.rope import apply_rope
+from video_dit.sequence_parallel import split_attention
 from video_dit.tokens import Segments
 
 
@@ -79,7 +80,10 @@ class Attention(nn.Module):
         q, k = self.norm_q(q), self.norm_k(k)
         if rope is not None:
             q, k = apply_rope(q, *rope), apply_rope(k, *rope)
-        out = segment_attention(q, k, v, segments, source_segments)
+        if segments.split is not None and source_segments is segments:
+            out = split_attention(q, k, v, segments.split)
+        else:
+            out = segment_attention(q, k, v, segments, source_segments)
         return self.to_out(rearrange(out, "n heads d -> n (heads d)"))
 
 

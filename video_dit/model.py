@@ -39,6 +39,7 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
     """
 
     config: Any  # a dict whose entries are attributes as well
+    _supports_gradient_checkpointing = True
     _repeated_blocks = ["Block"]  # noqa: RUF012  # what `compile_repeated_blocks` of diffusers compiles
 
     @register_to_config
@@ -58,6 +59,7 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
         base_tokens: int = 36,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = False  # see `enable_gradient_checkpointing` of diffusers
         if hidden_size % num_heads or hidden_size // num_heads % 2:
             raise ValueError(f"model.hidden_size={hidden_size} must be an even multiple of model.num_heads={num_heads}")
         patch_dim = in_channels * patch_size**2
@@ -116,6 +118,10 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
         rope = rope_angles(coords, head_dim, self.config.rope_theta)
         text = self.norm_text(prompt_embeds.to(dtype))  # m d_text
         for block in self.blocks:
-            x = block(x, modulation, index, rope, segments, text, prompt_segments)
+            arguments = (x, modulation, index, rope, segments, text, prompt_segments)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, *arguments)  # type: ignore[misc]
+            else:
+                x = block(*arguments)
         shift, scale = self.modulation_out(embedding).chunk(2, dim=1)
         return self.proj_out(modulate(x, shift, scale, index)).to(hidden_states.dtype)

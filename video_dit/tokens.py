@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -14,11 +15,12 @@ class Segments:
     """The samples of a pack, end to end.
 
     cu_seqlens: ``(s + 1,)`` int32, where each begins, and the end. bounds: the same on the host, always, so that no
-    kernel waits for a device to know a length.
+    kernel waits for a device to know a length. split: where these tokens are one rank's slice of a pack.
     """
 
     cu_seqlens: Tensor
     bounds: Tensor
+    split: "Split | None" = None
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> "Segments":
@@ -53,7 +55,17 @@ class Segments:
 
     def to(self, device: torch.device | str) -> "Segments":
         """The same on another device."""
-        return Segments(self.cu_seqlens.to(device, non_blocking=True), self.bounds)
+        split = self.split and Split(self.split.segments.to(device), self.split.group)
+        return Segments(self.cu_seqlens.to(device, non_blocking=True), self.bounds, split)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The segments of a whole pack, and the ranks that have a slice of its tokens each (see
+    `video_dit.sequence_parallel`)."""
+
+    segments: Segments
+    group: ProcessGroup
 
 
 def patchify(latents: Tensor, patch_size: int) -> Tensor:
