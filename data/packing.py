@@ -9,7 +9,7 @@ import logging
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import get_all_start_methods, set_forkserver_preload
 from weakref import ref
 
 import torch
@@ -256,38 +256,33 @@ def load_ahead(dataset: Dataset, positions: range, workers: int, program: Sequen
 
     Workers are forked from a server that has imported the modules ``program`` and done nothing else: one forked from
     here could hang on locks that this process held, and each one begun anew would import for seconds, one after the
-    other.
+    other. SIGTERM, which launchers send to all processes of a rank, does not end them: the rank may need what they read
+    to end its step.
     """
-    if workers:
-        _begin_server([type(dataset).__module__, *program])
+    method = ("forkserver" if "forkserver" in get_all_start_methods() else "spawn") if workers else None
+    set_forkserver_preload([type(dataset).__module__, *program])
     loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=positions,
         num_workers=workers,
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=method,
         worker_init_fn=_outlast_sigterm,
     )
-    items = iter(loader)
-    if workers:
-        atexit.register(_end_workers, ref(items))
+    if not workers:
+        return iter(loader)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN) or signal.SIG_DFL  # the server inherits it
+    try:
+        items = iter(loader)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    atexit.register(_end_workers, ref(items))
     return items
 
 
 def _outlast_sigterm(worker: int) -> None:
-    """As their server does: PyTorch has given them a handler that ends them."""
+    """PyTorch gives workers a handler that ends them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _begin_server(modules: list[str]) -> None:
-    """It and the workers ignore SIGTERM, which launchers send to them too: whoever trains may need what they read to
-    end its step."""
-    forkserver.set_forkserver_preload(modules)
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _end_workers(items: ref) -> None:

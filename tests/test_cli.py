@@ -216,30 +216,6 @@ def test_train_goes_on_from_given_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 3])
-def test_an_adapter_resumes_as_if_uninterrupted_and_is_used(tmp_path: Path, stage: int) -> None:
-    settings = ["data.num_clips=12", "data.token_budget=400", "data.validation_packs=1", "data.sample_prompts=[]"]
-    settings += [f"data.cache={tmp_path}/cache", "data.workers=0", "train.save_every=2", "train.decay_steps=0"]
-    settings += [f"train.init_from={MODEL}", "train.lora.rank=4", f"train.zero_stage={stage}"]
-    for name, all_steps in (("whole", (3,)), ("resumed", (2, 3))):
-        for steps in all_steps:
-            command = ["train.py", "--config", "sora_tiny.yaml", *settings, f"run_dir={tmp_path}/{name}"]
-            result = deepspeed(*command, f"train.max_steps={steps}")
-            assert result.returncode == 0, result.stderr
-    file = "lora/pytorch_lora_weights.safetensors"
-    assert_same_weights(tmp_path / "whole" / file, tmp_path / "resumed" / file)
-    assert not (tmp_path / "whole" / "model").exists()
-    assert (tmp_path / "whole" / file).stat().st_size < 2**20
-    videos = []
-    for lora in ([], ["--lora", tmp_path / "whole" / "lora"]):
-        out = tmp_path / f"video{len(videos)}"
-        result = generate("--prompt", "x", "--steps", "1", "--pictures", "--out", out, *lora)
-        assert result.returncode == 0, result.stderr
-        videos.append([path.read_bytes() for path in sorted(out.iterdir())])
-    assert videos[0] != videos[1]
-
-
-@pytest.mark.slow
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     """The same packs: two ranks, or one rank that accumulates two."""
     losses = []

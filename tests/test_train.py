@@ -1,4 +1,4 @@
-"""train.py within this process: the dry run, runs that would have no batch, and what the log says of a step."""
+"""train.py: the dry run, runs that would have no batch, what the log says of a step, how runs fail, and adapters."""
 
 import json
 import os
@@ -11,14 +11,19 @@ import pytest
 import tiny_training
 import torch
 from conftest import free_port
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+from safetensors.torch import load_file
 
 import train
 from data.shards import write_index
 from data.video import write_video
 from vae3d import LatentCodec
+from video_dit import VideoPipeline
 from video_dit.config import RunConfig, load_config
+from video_dit.lora import load_lora
 from video_dit.sources import encoding
 from video_dit.stopping import Stop
+from video_dit.text import byte_t5
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
@@ -138,17 +143,22 @@ def test_a_run_without_a_batch_stops_with_the_reason(
     assert not (tmp_path / "run").exists()
 
 
+def launch(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """train.py as a job of so many ranks."""
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(free_port())]
+    command = [*launcher, "--num_accelerators", str(ranks), "train.py", "--config", "sora_tiny.yaml", *arguments]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
 @pytest.mark.slow
 def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
     """On two ranks, whose packs the plan tells beforehand."""
     settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=2"]
     settings.append("train.peak_tflops=0.5")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", "29613", "--num_accelerators", "2"]
-    command = [*launcher, "train.py", "--config", "sora_tiny.yaml", *settings]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = launch(2, *settings)
     assert done.returncode == 0, done.stderr
-    dry = subprocess.run([*command, "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    dry = launch(2, *settings, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert dry.stdout.count("packs: ") == 1
     assert "on 2 ranks" in dry.stdout
@@ -156,7 +166,8 @@ def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
     steps = [record for record in records if "train/loss" in record]
     config = load_config(RunConfig, "sora_tiny.yaml", settings)
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    plan = train.PackFactory(config, codec, "train", packs_per_step=2).plan
+    tokenizer, _ = byte_t5(config.text)
+    plan = train.PackFactory(config, codec, "train", tokenizer, packs_per_step=2).plan
     for number, step in enumerate(steps):
         costs = []
         for position in (2 * number, 2 * number + 1):
@@ -200,17 +211,15 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_both(tmp_path: Path) -> None
     settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=3"]
     config = load_config(RunConfig, "sora_tiny.yaml", settings)
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    factory = train.PackFactory(config, codec, "train", packs_per_step=2)
+    tokenizer, _ = byte_t5(config.text)
+    factory = train.PackFactory(config, codec, "train", tokenizer, packs_per_step=2)
     others, at_step_1 = ([view.index for p in some for view in factory.plan.pack(p)] for some in ((0, 1, 2), (3,)))
     clip = next(index for index in at_step_1 if index not in others)
     factory.build(factory.packs[3], 3)
     stored = factory.cache.get(factory.source.key(clip))
     assert stored is not None
     factory.cache.put(factory.source.key(clip), {**stored, "latents": stored["latents"] * torch.nan})
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(free_port())]
-    command = [*launcher, "--num_accelerators", "2", "train.py", "--config", "sora_tiny.yaml", *settings]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = launch(2, *settings)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     told = [line for line in done.stderr.splitlines() if "train.py: " in line]
@@ -219,3 +228,22 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_both(tmp_path: Path) -> None
     assert f" {clip}" in told[0].replace(",", " ").replace(":", " ")
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert steps == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_an_adapter_resumes_as_if_uninterrupted(tmp_path: Path, stage: int) -> None:
+    """It is all that the run leaves, and it has learnt something."""
+    settings = ["data.num_clips=12", "data.token_budget=400", "data.validation_packs=1", "data.sample_prompts=[]"]
+    settings += [f"data.cache={tmp_path}/cache", "data.workers=0", "train.save_every=2", "train.decay_steps=0"]
+    settings += [f"train.init_from={MODEL}", "train.lora.rank=4", f"train.zero_stage={stage}"]
+    for name, all_steps in (("whole", (3,)), ("resumed", (2, 3))):
+        for steps in all_steps:
+            done = launch(1, *settings, f"run_dir={tmp_path}/{name}", f"train.max_steps={steps}")
+            assert done.returncode == 0, done.stderr
+    first, second = (load_file(tmp_path / run / "lora" / LORA_WEIGHT_NAME_SAFE) for run in ("whole", "resumed"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert any(tensor.any() for name, tensor in first.items() if "lora_B" in name)
+    assert not (tmp_path / "whole" / "model").exists()
+    load_lora(VideoPipeline.from_pretrained(MODEL).transformer, tmp_path / "whole" / "lora")

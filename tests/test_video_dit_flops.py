@@ -9,15 +9,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
 
 from video_dit import VideoDiT
 from video_dit.batch import Pack
+from video_dit.engine import TrainConfig
 from video_dit.flops import PackFlops, TextSize, peak_tflops, transformer_flops
-from video_dit.text import TextConfig, byte_t5
+from video_dit.text import TextConfig, byte_t5, tokenize
 from video_dit.tokens import Segments
 
 LENGTHS, TEXTS, LEVELS = [16, 16, 80, 144], [9, 9, 31, 24], 32
 
 
 def counted(model: VideoDiT, text_grad: bool = True) -> int:
-    """Forward and backward, as run on the CPU."""
+    """Forward and backward, as run on the CPU; attention, which is one operator to the counter, as plain products."""
     n, m = sum(LENGTHS), sum(TEXTS)
     with FlopCounterMode(display=False) as counter:
         output = model(
@@ -31,7 +32,13 @@ def counted(model: VideoDiT, text_grad: bool = True) -> int:
             Segments.from_lengths(TEXTS),
         )
         output.sum().backward()
-    return int(counter.get_total_flops())
+    heads, head_dim = model.config.num_heads, model.config.hidden_size // model.config.num_heads
+    with FlopCounterMode(display=False) as attention:
+        for length, text in zip(LENGTHS, TEXTS, strict=True):
+            for source in (length, text):
+                q, k, v = (torch.randn(heads, n, head_dim, requires_grad=True) for n in (length, source, source))
+                ((q @ k.mT).softmax(dim=-1) @ v).sum().backward()
+    return int(counter.get_total_flops() + model.config.num_layers * attention.get_total_flops())
 
 
 def wider(tiny_dit: VideoDiT, **sizes: Any) -> VideoDiT:
@@ -84,13 +91,19 @@ def test_a_pack_is_its_samples_and_the_prompts_that_are_encoded(tiny_dit: VideoD
         *(torch.zeros(n, 16), torch.zeros(n, 16), torch.zeros(LEVELS), torch.zeros(n, dtype=torch.long)),
         *(torch.zeros(n, 3), torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool)),
         segments=Segments.from_lengths(LENGTHS),
-        prompts=tuple(texts),
-        prompt_embeds=tuple(torch.zeros(length, 16) if stored else None for length in TEXTS),
+        prompts=tokenize(tokenizer, texts, [torch.zeros(length, 16) for length in TEXTS] if stored else []),
         clips=(0, 1, 2, 3),
+        loss_elements=16 * n,
     )
-    count = PackFlops(tiny_dit, tokenizer, encoder)
+    count = PackFlops(tiny_dit, encoder)
     of_video = transformer_flops(tiny_dit.config, LENGTHS, TEXTS, LEVELS)
     assert count(pack) - of_video == (0 if stored else TextSize.of(encoder).flops(TEXTS))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_peak_is_a_number(value: float) -> None:
+    with pytest.raises(ValueError, match=rf"train\.peak_tflops={value} must be 0 or more"):
+        TrainConfig(peak_tflops=value)
 
 
 def test_a_peak_is_that_of_the_settings_or_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

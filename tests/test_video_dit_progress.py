@@ -1,6 +1,7 @@
 """What is shown and recorded of a run."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from video_dit.engine import TrainConfig
 from video_dit.progress import Progress, plot_metrics, run_id
 
 
@@ -101,6 +103,13 @@ def test_a_run_goes_to_weights_and_biases(tmp_path: Path, monkeypatch: pytest.Mo
     progress.step(1, {"loss": 0.5})
     progress.close()
     assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_weights_and_biases_is_asked_for_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    TrainConfig()
+    with pytest.raises(ValueError, match=r"train.wandb=true needs the package wandb: pip install wandb"):
+        TrainConfig(wandb=True)
 
 
 def test_runs_are_known_by_their_folders(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from conftest import free_port
 
 from video_dit.batch import Pack
 from video_dit.tally import LEVEL_BINS, LevelLosses, StepTally, Totals, peak_memory
+from video_dit.text import TextConfig, byte_t5, tokenize
 from video_dit.tokens import Segments
 
+TOKENIZER, _ = byte_t5(TextConfig(width=16, num_layers=1, num_heads=2, hidden=32))
 CPU = torch.device("cpu")
 
 
@@ -24,9 +26,9 @@ def pack(levels: list[float], made: list[bool]) -> Pack:
         one_frame=torch.zeros(n, dtype=torch.bool),
         made=torch.tensor(made),
         segments=Segments.from_lengths([n]),
-        prompts=("",),
-        prompt_embeds=(None,),
+        prompts=tokenize(TOKENIZER, [""]),
         clips=(0,),
+        loss_elements=3 * sum(made),
     )
 
 

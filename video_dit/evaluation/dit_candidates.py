@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from video_dit.batch import LEVELS_MULTIPLE
-from video_dit.evaluation.dit_flops import forward_flops
+from video_dit.flops import transformer_flops
 from video_dit.model import VideoDiT
 from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token
 
@@ -239,7 +239,7 @@ def count_flops(candidate: DiTCandidate, work: Work, levels: Levels) -> int:
         clip = work.tokens // work.batch
         distinct = work.batch * (1 if levels == "one" else work.grid[0])
         texts = [work.text_length] * work.batch
-        return forward_flops(config, [clip] * work.batch, texts, distinct).total
+        return transformer_flops(config, [clip] * work.batch, texts, distinct) // 3  # forward, and backward twice that
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         candidate.build(device="meta")(**candidate.inputs(work, levels, "meta", torch.float32))
     return counter.get_total_flops()

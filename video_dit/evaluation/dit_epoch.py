@@ -38,6 +38,7 @@ from video_dit.evaluation.fill import (
 )
 from video_dit.evaluation.requirements import Requirement
 from video_dit.evaluation.speed import clock
+from video_dit.flops import transformer_flops
 from video_dit.tokens import Segments
 
 USUAL_BUDGET = 16384
@@ -50,7 +51,8 @@ PACKED, OF_WHOLE_CLIPS, PADDED, BUCKETS = (
 )
 OVER_PADDED, OVER_BUCKETS = 1.3, 1.0
 """How many times the useful tokens a second of the other ways our packs must reach."""
-HEADING = "".join(f"{name:>13}" for name in ("batches", "filled %", "padding %", "ms a batch", "tokens/s")) + "  way"
+COLUMNS = ("batches", "filled %", "padding %", "ms a batch", "MFLOP/token", "tokens/s")
+HEADING = "".join(f"{name:>13}" for name in COLUMNS) + "  way"
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Way:
-    """What was measured of one way. seconds: of each timed batch."""
+    """What was measured of one way. seconds: of each timed batch. flops: of all of them, forward and backward, those of
+    padding as well."""
 
     name: str
     batches: list[Batch]
     seconds: list[float]
+    flops: int
 
     @property
     def tokens_per_second(self) -> float:
@@ -98,6 +102,7 @@ class Way:
             f"{100 * filled:.1f}",
             f"{100 * abs(padding):.1f}",
             f"{1e3 * sum(self.seconds) / len(self.seconds):.1f}",
+            f"{self.flops / sum(batch.useful for batch in self.batches) / 1e6:.1f}",
             f"{self.tokens_per_second:,.0f}",
         ]
         return "".join(f"{cell:>13}" for cell in cells) + f"  {self.name}"
@@ -181,10 +186,18 @@ def measure_epoch(
     say(f"{len(clips)} clips of at most {LONGEST} frames at {FRAME_RATE:g} fps, scaled to about {scale}x{scale} pixels")
     say(f"batches of {options.token_budget} tokens, {str(options.dtype).removeprefix('torch.')}, AdamW")
     say(HEADING)
-    ways = [Way(name, batches[name], seconds[name]) for name in batches]
+    ways = [Way(name, found, seconds[name], _flops(found, options)) for name, found in batches.items()]
     for way in ways:
         say(way.line(options.token_budget))
     return ways, epoch_requirements(ways)
+
+
+def _flops(batches: Sequence[Batch], options: EpochOptions) -> int:
+    """Longer samples are dearer by the token, for they have more to attend to."""
+    config: Any = our_candidate(options.size, options.work).build(device="meta").config
+    texts = options.work.text_length
+    every = [(batch.lengths, [texts] * len(batch.lengths)) for batch in batches]
+    return sum(transformer_flops(config, lengths, of_text, len(lengths)) for lengths, of_text in every)
 
 
 def epoch_requirements(ways: Sequence[Way]) -> list[Requirement]:

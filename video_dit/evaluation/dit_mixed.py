@@ -25,9 +25,10 @@ from video_dit.config import RunConfig, load_config
 from video_dit.denoiser import Denoiser, build_denoiser
 from video_dit.ema import EMA
 from video_dit.engine import initialize, process_group, set_learning_rate
-from video_dit.evaluation.dit_flops import forward_flops
 from video_dit.evaluation.speed import clock
+from video_dit.flops import PackFlops, transformer_flops
 from video_dit.sources import pack_plan, training_clips
+from video_dit.tally import StepTally
 
 CAPTIONS = 64
 """Captions that the clips share: to find a scene of the world takes 50 ms."""
@@ -50,8 +51,9 @@ class Mixed:
     """What was measured of a config on one rank.
 
     parameters, text_parameters: of the transformer and of the text encoder. settings: what the figures depend on.
-    shapes, texts: (least, mean, most) tokens of a sample and of a prompt. tokens, flops, seconds: of each timed step;
-    FLOPs are those of the transformer, forward and backward, nothing computed twice. peak_bytes: of tensors on the GPU.
+    shapes, texts: (least, mean, most) tokens of a sample and of a prompt. tokens, flops, text_flops, seconds: of
+    each timed step; FLOPs forward and backward, of the transformer and of the text encoder, but not what is computed
+    again. peak_bytes: of tensors on the GPU.
     """
 
     config: str
@@ -62,6 +64,7 @@ class Mixed:
     texts: tuple[int, float, int]
     tokens: list[int]
     flops: list[int]
+    text_flops: list[int]
     seconds: list[float]
     peak_bytes: int
 
@@ -72,8 +75,13 @@ class Mixed:
 
     @property
     def flops_per_second(self) -> float:
-        """Over all timed steps."""
+        """Of the transformer, over all timed steps."""
         return sum(self.flops) / sum(self.seconds)
+
+    @property
+    def all_flops_per_second(self) -> float:
+        """Of the text encoder as well."""
+        return sum(self.flops + self.text_flops) / sum(self.seconds)
 
 
 def split_config(config: str) -> tuple[str, list[str]]:
@@ -107,27 +115,33 @@ def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack],
     settings = run.train
     described = module.transformer.config
     parameters = module.transformer.num_parameters(), module.text_encoder.num_parameters()
+    count_flops = PackFlops(module.transformer, module.text_encoder)
+    if settings.compile and options.device == "cuda" and settings.zero_stage < 3:
+        module.transformer.compile_repeated_blocks(dynamic=True)
     engine = initialize(module, settings)
     ema = EMA(engine, settings.ema_decay)
-    seconds, tokens, flops = [], [], []
+    seconds: list[float] = []
     for step in range(options.warm_up + options.steps):
         if step == options.warm_up and options.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        taken = range(step * settings.accumulation, (step + 1) * settings.accumulation)
+        taken = packs[step * settings.accumulation : (step + 1) * settings.accumulation]
         began = clock(options.device)
         set_learning_rate(engine, settings, step)
-        elements = sum(packs[place].loss_elements for place in taken)
-        for place in taken:
-            squared_error = engine(packs[place].to(engine.device))
-            if not torch.isfinite(squared_error):
-                raise FloatingPointError(f"the loss is not finite at step {step}")
-            engine.backward(squared_error * (settings.accumulation / elements))
+        tally = StepTally(taken, {}, {}, engine.device)
+        for number, pack in enumerate(taken, start=1):
+            placed = pack.to(engine.device)
+            errors = engine(placed)  # n
+            tally.add(placed, errors)
+            engine.backward(errors.sum() * tally.scale)
+            if number == len(taken) and tally.totals().not_finite:
+                raise RuntimeError(f"{config}: the loss is not finite at step {step}")
             engine.step()
         ema.update(engine, step)
         seconds.append(clock(options.device) - began)
-        tokens.append(sum(len(packs[place].made) for place in taken))
-        flops.append(sum(pack_flops(described, packs[place]) for place in taken))
     timed = packs[options.warm_up * settings.accumulation :]
+    steps = [timed[n : n + settings.accumulation] for n in range(0, len(timed), settings.accumulation)]
+    flops = [[pack_flops(described, pack) for pack in step] for step in steps]
+    every = [[count_flops(pack) for pack in step] for step in steps]
     weights = next(engine.module.transformer.parameters()).dtype
     return Mixed(
         config,
@@ -137,6 +151,7 @@ def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack],
             "accumulation": settings.accumulation,
             "zero_stage": settings.zero_stage,
             "optimizer": settings.optimizer,
+            "compile": settings.compile,
             "weights": str(weights).removeprefix("torch."),
             "sizes": [list(size) for size in run.data.sizes],
             "window_frames": run.data.window_frames,
@@ -145,8 +160,9 @@ def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack],
         },
         _spread([n for pack in timed for n in pack.segments.lengths]),
         _spread([n for pack in timed for n in pack.prompts.segments.lengths]),
-        tokens[options.warm_up :],
-        flops[options.warm_up :],
+        [sum(len(pack.made) for pack in step) for step in steps],
+        [sum(of_step) for of_step in flops],
+        [sum(both) - sum(of_step) for both, of_step in zip(every, flops, strict=True)],
         seconds[options.warm_up :],
         torch.cuda.max_memory_allocated() if options.device == "cuda" else 0,
     )
@@ -205,8 +221,7 @@ def synthetic_latents(codec: LatentCodec, clip: ClipShape, generator: torch.Gene
 
 def pack_flops(config: Mapping[str, Any], pack: Pack) -> int:
     """Of the transformer, forward and backward."""
-    levels = 1 + int(pack.level_index.max())
-    return forward_flops(config, pack.segments.lengths, pack.prompts.segments.lengths, levels).training
+    return transformer_flops(config, pack.segments.lengths, pack.prompts.segments.lengths, len(pack.levels))
 
 
 def _spread(numbers: Sequence[int]) -> tuple[int, float, int]:
