@@ -1,12 +1,17 @@
 """A pack on two ranks is the pack on one: attention, gradients, training."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_denoiser
+import tiny_training
 import torch
+from conftest import free_port
 from tiny_engine import launch
 
 from video_dit.checkpoint import save_checkpoint
@@ -136,3 +141,25 @@ def test_ranks_that_cannot_be_shared_out_are_refused() -> None:
 def test_a_degree_of_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train.sequence_parallel=0 must be at least 1"):
         replace(CONFIG, sequence_parallel=0)
+
+
+@pytest.mark.slow
+def test_train_py_on_two_ranks_that_share_packs_is_train_py_on_one(tmp_path: Path) -> None:
+    """One without a launcher. The log counts each pack once."""
+    root = Path(__file__).parents[1]
+    settings = [*tiny_training.TINY, f"vae.path={root}/checkpoints/sora-tiny", f"data.cache={tmp_path}/cache"]
+    command = [str(root / "train.py"), "--config", "sora_tiny.yaml", *settings, "train.max_steps=3"]
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--master_port", str(free_port())]
+    runs = []
+    for name, start in (("one", [sys.executable]), ("two", [*launcher, "--num_accelerators", "2"])):
+        words = [*start, *command, f"run_dir={tmp_path}/{name}", f"train.sequence_parallel={len(runs) + 1}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        runs.append([record for record in records if "train/loss" in record])
+    assert len(runs[0]) == len(runs[1]) == 3
+    for one, two in zip(*runs, strict=True):
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=5e-3)  # bf16
+        for figure in ("fill", "padding", "left_out", "imbalance"):
+            assert two[f"train/{figure}"] == pytest.approx(one[f"train/{figure}"], abs=1e-9), figure
