@@ -6,6 +6,7 @@ known on the host alone, and no graph is made anew for other lengths.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -56,10 +57,11 @@ def _attention(
         )
         return out, sums
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    for rows, _, queries, keys, values, bias in _batches(q, k, v, bounds_q, bounds_k):
-        batch = rearrange(out[rows], "(s n) heads d -> s heads n d", s=len(queries))
-        for part, target in zip(*(x.split(QUERY_CHUNK, dim=2) for x in (queries, batch)), strict=True):
-            target.copy_(_scores(part, keys, bias) @ values)
+    for batch in _batches(q, k, v, bounds_q, bounds_k):
+        made = torch.empty_like(batch.queries)
+        for part, target in zip(*(x.split(QUERY_CHUNK, dim=1) for x in (batch.queries, made)), strict=True):
+            target.copy_(torch.bmm(_scores(part, batch), batch.values))
+        out[batch.rows] = rearrange(made, "(s heads) n d -> (s n) heads d", heads=q.shape[1])
     return out, _sums_like(q)
 
 
@@ -89,14 +91,15 @@ def _attention_backward(
             grad.contiguous(), q, k, v, out, sums, cu_q, cu_k, *lengths, 0.0, False, no_dropout, no_dropout[:0]
         )
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    for rows, columns, queries, keys, values, bias in _batches(q, k, v, bounds_q, bounds_k):
-        above = rearrange(grad[rows], "(s n) heads d -> s heads n d", s=len(queries))
-        to_queries = rearrange(dq[rows], "(s n) heads d -> s heads n d", s=len(queries))
-        to_keys, to_values = _dense_backward(above, queries, keys, values, bias, to_queries)
-        for number, column in enumerate(columns):
-            length = column.stop - column.start
-            dk[column] = rearrange(to_keys[number, :, :length], "heads m d -> m heads d")
-            dv[column] = rearrange(to_values[number, :, :length], "heads m d -> m heads d")
+    heads = q.shape[1]
+    for batch in _batches(q, k, v, bounds_q, bounds_k):
+        above = rearrange(grad[batch.rows], "(s n) heads d -> (s heads) n d", s=len(batch.columns)).contiguous()
+        to_queries, to_keys, to_values = _dense_backward(above, batch)
+        dq[batch.rows] = rearrange(to_queries, "(s heads) n d -> (s n) heads d", heads=heads)
+        for whole, gradient in ((dk, to_keys), (dv, to_values)):
+            padded = rearrange(gradient, "(s heads) m d -> s m heads d", heads=heads)
+            for column, rows in zip(batch.columns, padded, strict=True):
+                whole[column] = rows[: column.stop - column.start]
     return dq, dk, dv
 
 
@@ -140,54 +143,65 @@ def _sums_like(q: Tensor) -> Tensor:
     return torch.empty((q.shape[1], q.shape[0]), dtype=torch.float32, device=q.device)
 
 
-def _batches(
-    q: Tensor, k: Tensor, v: Tensor, bounds_q: Tensor, bounds_k: Tensor
-) -> Iterator[tuple[slice, list[slice], Tensor, Tensor, Tensor, Tensor | None]]:
-    """Neighbours of as many queries: where their queries stand, where their keys, queries ``(s, heads, n, d)`` over the
-    square root of d, keys and values ``(s, heads, m, d)``, bias ``(s, 1, 1, m)``."""
+@dataclass(frozen=True)
+class _Batch:
+    """Neighbours of as many queries. rows, columns: where their queries stand, and the keys of each. queries:
+    ``(s·heads, n, d)`` over the square root of d. keys, values: ``(s·heads, m, d)``, padded. bias: ``(s·heads, 1, m)``,
+    0 for keys and −inf for padding; None where there is none."""
+
+    rows: slice
+    columns: list[slice]
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None
+
+
+def _batches(q: Tensor, k: Tensor, v: Tensor, bounds_q: Tensor, bounds_k: Tensor) -> Iterator[_Batch]:
     ends = pairwise(bounds_q.tolist()), pairwise(bounds_k.tolist())
     pairs = [(slice(*row), slice(*column)) for row, column in zip(*ends, strict=True)]
     for length, run in groupby(pairs, key=lambda pair: pair[0].stop - pair[0].start):
         members = list(run)
         rows = slice(members[0][0].start, members[-1][0].stop)
         columns = [column for _, column in members]
-        queries = rearrange(q[rows], "(s n) heads d -> s heads n d", n=length) / math.sqrt(q.shape[-1])
         lengths = [column.stop - column.start for column in columns]
+        queries = rearrange(q[rows], "(s n) heads d -> (s heads) n d", n=length).contiguous() / math.sqrt(q.shape[-1])
         if len(set(lengths)) == 1:
             whole = slice(columns[0].start, columns[-1].stop)
-            keys, values = (rearrange(x[whole], "(s m) heads d -> s heads m d", m=lengths[0]) for x in (k, v))
-            yield rows, columns, queries, keys, values, None
+            keys, values = (rearrange(x[whole], "(s m) heads d -> (s heads) m d", m=lengths[0]) for x in (k, v))
+            bias = None
         else:
-            keys, values = (
-                rearrange(pad_sequence([x[column] for column in columns]), "m s heads d -> s heads m d") for x in (k, v)
-            )
-            yield rows, columns, queries, keys, values, _bias(lengths, keys)
+            padded = (pad_sequence([x[column] for column in columns], batch_first=True) for x in (k, v))
+            keys, values = (rearrange(x, "s m heads d -> (s heads) m d") for x in padded)
+            bias = _bias(lengths, keys).repeat_interleave(q.shape[1], dim=0)
+        yield _Batch(rows, columns, queries, keys.contiguous(), values.contiguous(), bias)
 
 
 def _bias(lengths: list[int], keys: Tensor) -> Tensor:
-    """``(s, 1, 1, longest)``: 0 for the keys of each segment, −inf for its padding."""
+    """``(s, 1, longest)``: 0 for the keys of each segment, −inf for its padding."""
     padding = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]
     bias = torch.zeros(padding.shape, dtype=keys.dtype).masked_fill(padding, -math.inf)
-    return rearrange(bias, "s m -> s 1 1 m").to(keys.device)
+    return rearrange(bias, "s m -> s 1 m").to(keys.device)
 
 
-def _scores(queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
-    """Softmax over the keys, ``(s, heads, n, m)``."""
-    scores = queries @ keys.mT
-    return (scores if bias is None else scores + bias).softmax(dim=-1)
+def _scores(queries: Tensor, batch: _Batch) -> Tensor:
+    """Softmax over the keys, ``(s·heads, n, m)``."""
+    keys = batch.keys.mT
+    scores = torch.bmm(queries, keys) if batch.bias is None else torch.baddbmm(batch.bias, queries, keys)
+    return scores.softmax(dim=-1)
 
 
-def _dense_backward(
-    grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, to_queries: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of a dense batch: that of the queries is written into ``to_queries``, those of keys and values are
-    summed over the chunks of queries in fp32."""
-    to_keys, to_values = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (keys, values))
-    chunks = (x.split(BACKWARD_CHUNK, dim=2) for x in (queries, grad, to_queries))
+def _dense_backward(grad: Tensor, batch: _Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values of a batch; the latter two are summed over chunks of queries in fp32."""
+    to_queries = torch.empty_like(batch.queries)
+    to_keys, to_values = (
+        torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (batch.keys, batch.values)
+    )
+    chunks = (x.split(BACKWARD_CHUNK, dim=1) for x in (batch.queries, grad, to_queries))
     for part, above, target in zip(*chunks, strict=True):
-        weights = _scores(part, keys, bias)  # s heads n m
-        to_values += weights.mT @ above
-        to_scores = torch._softmax_backward_data(above @ values.mT, weights, -1, weights.dtype)
-        target.copy_(to_scores @ keys).div_(math.sqrt(keys.shape[-1]))
-        to_keys += to_scores.mT @ part
-    return to_keys, to_values
+        weights = _scores(part, batch)  # s·heads n m
+        to_values += torch.bmm(weights.mT, above)
+        to_scores = torch._softmax_backward_data(torch.bmm(above, batch.values.mT), weights, -1, weights.dtype)
+        target.copy_(torch.bmm(to_scores, batch.keys)).div_(math.sqrt(grad.shape[-1]))
+        to_keys += torch.bmm(to_scores.mT, part)
+    return to_queries, to_keys, to_values
