@@ -15,7 +15,7 @@ from data.seeding import draw_integer, keyed_generator
 from data.transforms import to_float
 from vae3d import LatentCodec
 from video_dit.context import ContextConfig, Pattern, draw_pattern, known_keyframe_level, with_suffix
-from video_dit.noise import NoiseConfig, add_noise, level_shift, velocity
+from video_dit.noise import NoiseConfig, add_noise, level_shift, loss_weight, path_alphas_cumprod, prediction_target
 from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token
 
 LEVELS_MULTIPLE = 32
@@ -26,8 +26,9 @@ class Pack:
     """Inputs and targets, all samples end to end.
 
     hidden_states, target: ``(n, c·p·p)`` fp32. levels: ``(l,)`` fp32, padded to a multiple of 32. level_index:
-    ``(n,)``. coords: ``(n, 3)``. one_frame, made: ``(n,)`` bool; loss is taken where made. prompts, clips: the text
-    and the index of each sample. prompt_embeds: of each prompt, ``(m, d_text)``, where it is stored with the clip.
+    ``(n,)``. coords: ``(n, 3)``. one_frame, made: ``(n,)`` bool; loss is taken where made. weight: ``(n,)`` fp32, of
+    the squared error. prompts, clips: the text and the index of each sample. prompt_embeds: of each prompt,
+    ``(m, d_text)``, where it is stored with the clip.
     """
 
     hidden_states: Tensor
@@ -37,6 +38,7 @@ class Pack:
     coords: Tensor
     one_frame: Tensor
     made: Tensor
+    weight: Tensor
     segments: Segments
     prompts: tuple[str, ...]
     prompt_embeds: tuple[Tensor | None, ...]
@@ -49,7 +51,8 @@ class Pack:
 
     def to(self, device: torch.device | str) -> "Pack":
         """The same on another device."""
-        names = ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made", "segments")
+        names = ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made")
+        names += ("weight", "segments")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
@@ -87,6 +90,7 @@ class _Sample:
     coords: Tensor
     one_frame: Tensor
     made: Tensor
+    weight: Tensor
     prompt: str
     prompt_embeds: Tensor | None
 
@@ -126,6 +130,7 @@ def build_pack(
         coords=torch.cat([sample.coords for sample in samples]),
         one_frame=torch.cat([sample.one_frame for sample in samples]),
         made=torch.cat([sample.made for sample in samples]),
+        weight=torch.cat([sample.weight for sample in samples]),
         segments=Segments.from_lengths([len(sample.noisy) for sample in samples]),
         prompts=tuple(sample.prompt for sample in samples),
         prompt_embeds=tuple(sample.prompt_embeds for sample in samples),
@@ -168,16 +173,18 @@ def _sample(
 
     clean = patchify(latents[None], patch_size)[0]  # n p
     noise_tokens = torch.randn(clean.shape, generator=keyed_generator(*key, view.index, "noise"))
+    path, level = path_alphas_cumprod(noise), token_levels[:, None]  # n 1
     distinct, level_index = token_levels.unique(return_inverse=True)
     dropped = float(torch.rand((), generator=keyed_generator(*key, view.index, "text"))) < context.text_dropout
     return _Sample(
-        noisy=add_noise(clean, noise_tokens, token_levels[:, None]),
-        target=velocity(clean, noise_tokens),
+        noisy=add_noise(clean, noise_tokens, level, path),
+        target=prediction_target(noise.prediction, clean, noise_tokens, level, path),
         levels=distinct,
         level_index=level_index,
         coords=grid_coords(times, height, width, patch_size),
         one_frame=per_token(one_frame, height, width, patch_size),
         made=made,
+        weight=loss_weight(noise, token_levels, path),
         prompt="" if dropped else text,
         prompt_embeds=None if dropped else stored_embeds(encoded, view.epoch),
     )

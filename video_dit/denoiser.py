@@ -27,7 +27,7 @@ class Denoiser(nn.Module):
         self.transformer, self.tokenizer, self.text_encoder = transformer, tokenizer, text_encoder
 
     def forward(self, pack: Pack) -> Tensor:
-        """Sum of the squared errors of the velocity over the elements that bear loss, fp32."""
+        """Weighted sum of the squared errors of the prediction over the elements that bear loss, fp32."""
         embeds, prompt_segments = encode_prompts(self.tokenizer, self.text_encoder, pack.prompts, pack.prompt_embeds)
         prediction = self.transformer(
             pack.hidden_states,
@@ -39,7 +39,7 @@ class Denoiser(nn.Module):
             embeds,
             prompt_segments,
         )
-        return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum()
+        return ((prediction.float() - pack.target).square() * (pack.weight * pack.made)[:, None]).sum()
 
 
 def build_denoiser(config: RunConfig, codec: LatentCodec) -> Denoiser:
