@@ -62,7 +62,7 @@ def train(config: RunConfig) -> None:
 
     def publish(done: int, folder: Path) -> None:
         """Write and measure the averaged weights of a checkpoint; all ranks take part."""
-        pipe = averaged_pipeline(module, folder, codec, engine.device)
+        pipe = averaged_pipeline(module, folder, codec, config.noise, engine.device)
         if rank == 0:
             with replace_folder(run_dir / "model") as draft:
                 pipe.to(torch.bfloat16).save_pretrained(draft)

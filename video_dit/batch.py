@@ -51,9 +51,8 @@ class Pack:
 
     def to(self, device: torch.device | str) -> "Pack":
         """The same on another device."""
-        names = ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made")
-        names += ("weight", "segments")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        tensors = ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made", "weight")
+        return replace(self, **{name: getattr(self, name).to(device) for name in (*tensors, "segments")})
 
 
 @torch.no_grad()
