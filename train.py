@@ -35,6 +35,7 @@ from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
 from video_dit.sources import check_text
+from video_dit.teaching import write_explanation
 from video_dit.validation import global_sum, global_sums, validation_loss, write_samples
 
 
@@ -74,7 +75,10 @@ def train(config: RunConfig) -> None:
         progress.say(f"step {done}: validation loss {score:.4f}")
         progress.plot("train/loss", "validation/loss")
         if rank == 0:
-            write_samples(pipe, list(config.data.sample_prompts), run_dir / "samples", done)
+            prompts = list(config.data.sample_prompts)
+            write_samples(pipe, prompts, run_dir / "samples", done)
+            if config.noise.pictures:
+                write_explanation(pipe, validation_packs.source, prompts, config.noise, run_dir, done)
         dist.barrier()
 
     last = checkpoint_folder(run_dir, start)

@@ -219,6 +219,7 @@ def test_the_generator_decides_alone() -> None:
         ({"path": "vp"}, "noise.prediction=velocity does not go with noise.path=vp: use epsilon, v_pred"),
         ({"prediction": "epsilon"}, "noise.prediction=epsilon does not go with noise.path=straight: use velocity"),
         ({"weighting": "max"}, "noise.weighting=max must be one of simple, min_snr"),
+        ({"pictures": True}, "noise.pictures=true does not go with noise.path=straight: use false"),
         ({"weighting": "min_snr"}, "noise.weighting=min_snr does not go with noise.path=straight: use simple"),
     ],
 )

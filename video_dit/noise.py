@@ -38,6 +38,7 @@ class NoiseConfig:
     prediction: ``velocity`` on the straight path; on the vp path ``epsilon`` (the noise), ``v_prediction`` or
         ``sample`` (the latents), as diffusers calls them.
     weighting: ``simple`` weighs all levels alike; ``min_snr``, on the vp path, by `loss_weight`.
+    pictures: whether the run writes those that explain the vp path (see `video_dit.teaching`).
 
     Raises:
         ValueError: a value is out of its range, or does not go with ``path``.
@@ -50,6 +51,7 @@ class NoiseConfig:
     schedule: str = "linear"
     prediction: str = "velocity"
     weighting: str = "simple"
+    pictures: bool = False
 
     def __post_init__(self) -> None:
         if not self.logit_std > 0:
@@ -64,6 +66,8 @@ class NoiseConfig:
             raise ValueError(f"noise.prediction={self.prediction} does not go with noise.path={self.path}: {fix}")
         if self.weighting == "min_snr" and self.path != "vp":
             raise ValueError(f"noise.weighting=min_snr does not go with noise.path={self.path}: use simple")
+        if self.pictures and self.path != "vp":
+            raise ValueError(f"noise.pictures=true does not go with noise.path={self.path}: use false")
 
 
 def path_alphas_cumprod(config: NoiseConfig) -> Tensor | None:

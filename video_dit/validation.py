@@ -40,7 +40,7 @@ def validation_loss(denoiser: Denoiser, factory: PackFactory, rank: int, world: 
 def write_samples(pipe: VideoPipeline, prompts: list[str], folder: Path, step: int) -> None:
     """One video of the trained window and its contact sheet for each prompt, always from seed 0.
 
-    Where PyAV is not installed, as on some training machines, there are sheets alone.
+    There are sheets alone of a window of one frame, and where PyAV is not installed, as on some training machines.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pipe.set_progress_bar_config(disable=True)
@@ -50,7 +50,7 @@ def write_samples(pipe: VideoPipeline, prompts: list[str], folder: Path, step: i
         levels = (output.frames[0] * 255).round().astype("uint8")
         path = folder / f"step-{step:07d}-{number}.png"
         write_contact_sheet(path, levels, pipe.frame_rate)
-        if find_spec("av") is not None:
+        if len(levels) > 1 and find_spec("av") is not None:
             from data.video import write_video
 
             write_video(path.with_suffix(".mp4"), levels, pipe.frame_rate)
