@@ -162,3 +162,37 @@ def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
         assert step["train/imbalance"] == pytest.approx(max(costs) / (sum(costs) / 2) - 1)
         assert step["train/padding"] == 0
     assert len(steps) == 2
+
+
+@pytest.mark.slow
+def test_ddpm_trains_and_each_scheduler_samples(tmp_path: Path, job_port: int) -> None:
+    """On videos, with known tokens at levels of their own; and what did not learn that path is refused."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(job_port), "train.py"]
+    settings = [*TINY, f"run_dir={tmp_path}/run", "train.max_steps=2", "train.save_every=2"]
+    vp = ["noise.path=vp", "noise.schedule=cosine", "noise.prediction=v_prediction", "noise.weighting=min_snr"]
+    done = call(*launcher, "--config", "sora_tiny.yaml", *settings, *vp, "noise.pictures=true")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(0 < record["train/loss"] < 10 for record in records if "train/loss" in record)
+    assert (tmp_path / "run/forward.png").is_file()
+    stored = json.loads((tmp_path / "run/model/scheduler/scheduler_config.json").read_text())
+    assert (stored["beta_schedule"], stored["prediction_type"]) == ("squaredcos_cap_v2", "v_prediction")
+
+    tool = [sys.executable, "tools/generate.py", "--model", f"{tmp_path}/run/model", "--steps", "2", "--seconds", "0.5"]
+    for name in (None, "ddpm", "ddim", "pndm", "euler-ancestral", "dpm++", "unipc"):
+        out = tmp_path / f"{name}.mp4"
+        done = call(*tool, "--prompt", "a ball", "--out", str(out), *(["--scheduler", name] if name else []))
+        assert done.returncode == 0, done.stderr
+        assert out.stat().st_size > 0
+    refused = call(*tool, "--scheduler", "euler", "--out", f"{tmp_path}/x.mp4")
+    assert refused.returncode == 2
+    assert "--scheduler euler does not go with a model of this path" in refused.stderr
+    other = [*TINY, f"run_dir={tmp_path}/other", f"train.init_from={tmp_path}/run/model"]
+    refused = call(*launcher, "--config", "sora_tiny.yaml", *other)
+    assert "noise.path=straight is not that of train.init_from" in refused.stderr
+    assert not (tmp_path / "other").exists()
