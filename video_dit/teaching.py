@@ -20,6 +20,7 @@ from video_dit.pipeline import VideoPipeline
 CLIPS = 4
 LEVELS = 11
 SEEDS = 4
+GUIDANCE_SCALE = 2.0  # with 4 the pictures of a short run with epsilons turn white
 WAYS_BACK = ((DDPMScheduler, NUM_TRAIN_TIMESTEPS), (DDIMScheduler, 50))
 
 
@@ -75,6 +76,7 @@ def samples(pipe: VideoPipeline, scheduler: Any, steps: int, prompts: list[str])
         num_frames=1,
         num_videos_per_prompt=SEEDS,
         num_inference_steps=steps,
+        guidance_scale=GUIDANCE_SCALE,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="np",
     )
