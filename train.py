@@ -1,141 +1,201 @@
 """Train a text-to-video model: ``deepspeed train.py --config sora_small.yaml [section.key=value …]``.
 
-Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py),
-``checkpoints/`` (the same command resumes from them), ``tensorboard/``, ``loss.png`` and ``samples/``. With
+Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py), or ``lora/``
+with the adapter alone where ``train.lora.rank`` is set; ``checkpoints/`` (the same command resumes from them, on any
+number of ranks), ``tensorboard/``, ``loss.png`` and ``samples/``. SIGTERM has it end the step, save and return. With
 ``--dry-run`` it writes nothing, but tells what the run would be trained on, compute and hold.
 """
 
 import os
 import sys
 import time
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
+import diffusers
 import torch
+import transformers
 from deepspeed import comm as dist
 
 from data.packing import cost, imbalance, load_ahead, rank_positions
 from vae3d import LatentCodec
+from video_dit.checkpoint import checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import RunConfig, command_line, load_config, save_config
+from video_dit.continuation import write_continuation
 from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser
 from video_dit.ema import EMA
-from video_dit.engine import (
-    checkpoint_folder,
-    initialize,
-    is_newer,
-    process_group,
-    replace_folder,
-    resume,
-    save_checkpoint,
-    set_learning_rate,
-)
+from video_dit.engine import initialize, process_group, set_learning_rate
+from video_dit.failures import is_out_of_memory, memory_advice, not_finite_line
+from video_dit.flops import PackFlops, peak_tflops
 from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
+from video_dit.lora import save_lora
 from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
+from video_dit.schedulers import model_scheduler, noise_facts
+from video_dit.sequence_parallel import sequence_group, split_pack
 from video_dit.sources import check_text
+from video_dit.stopping import Stop, StoppedError, stop_on_sigterm
+from video_dit.tally import LevelLosses, StepTally, peak_memory
 from video_dit.teaching import write_explanation
-from video_dit.validation import global_sum, global_sums, validation_loss, write_samples
+from video_dit.validation import validation_loss, write_samples
+
+LEVELS_EVERY = 50  # steps that a loss by noise level is the mean of
 
 
-def train(config: RunConfig) -> None:
-    """The whole run: build, resume, step, log, validate, save."""
+def train(config: RunConfig, stop: Stop) -> None:
+    """The whole run: build, resume, step, log, validate, save. When ``stop`` is asked on any rank, all end the step,
+    save and return."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
+    result = run_dir / ("lora" if settings.lora.rank else "model")
 
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    train_packs = PackFactory(config, codec, "train", packs_per_step=world * settings.accumulation)
-    validation_packs = PackFactory(config, codec, "val")
     module = build_denoiser(config, codec)
+    group = sequence_group(settings.sequence_parallel)
+    data_rank, data_ranks = rank // settings.sequence_parallel, world // settings.sequence_parallel
+    packs_per_step = data_ranks * settings.accumulation
+    train_packs = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=packs_per_step)
+    validation_packs = PackFactory(config, codec, "val", module.tokenizer)
     check_text(train_packs.source, module.tokenizer, module.text_encoder)
+    if settings.checkpointing:
+        module.transformer.enable_gradient_checkpointing()
+    flops = PackFlops(module.transformer, module.text_encoder)
+    if settings.compile and torch.cuda.is_available() and settings.zero_stage < 3:
+        module.transformer.compile_repeated_blocks(dynamic=True)
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)
-    start = resume(engine, ema, run_dir)
+    facts = {f"noise.{name}": value for name, value in noise_facts(model_scheduler(config.noise)).items()}
+    start = resume(engine, ema, run_dir, facts)
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
 
-    positions = rank_positions(start, settings.max_steps, settings.accumulation, rank, world)
-    loader = load_ahead(train_packs.packs, positions, config.data.workers)
+    positions = rank_positions(start, settings.max_steps, settings.accumulation, data_rank, data_ranks)
+    loader = load_ahead(train_packs.packs, positions, config.data.workers, program=("video_dit.validation",))
     items = zip(positions, loader, strict=True)
-    progress = Progress(run_dir, start, settings.max_steps, show=rank == 0)
+    progress = Progress(run_dir, start, settings.max_steps, show=rank == 0, wandb=settings.wandb)
+    peak = peak_tflops(engine.device, settings.peak_tflops)
+    level_losses = LevelLosses()
 
     def publish(done: int, folder: Path) -> None:
-        """Write and measure the averaged weights of a checkpoint; all ranks take part."""
+        """Write and measure the averaged weights of a checkpoint; all ranks take part, or all leave it off."""
         pipe = averaged_pipeline(module, folder, codec, config.noise, engine.device)
-        if rank == 0:
-            with replace_folder(run_dir / "model") as draft:
-                pipe.to(torch.bfloat16).save_pretrained(draft)
+        with replace_folder(result) if rank == 0 else nullcontext() as draft:
+            if draft is not None:
+                if settings.lora.rank:
+                    save_lora(pipe.transformer, draft, settings.init_from)
+                else:
+                    pipe.to(torch.bfloat16).save_pretrained(draft)
                 save_config(config, draft / "config.yaml")
-        pipe.to(fast_dtype(engine.device))
-        denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
-        score = validation_loss(denoiser, validation_packs, rank, world, engine.device)
-        progress.record(done, {"validation/loss": score})
-        progress.say(f"step {done}: validation loss {score:.4f}")
-        progress.plot("train/loss", "validation/loss")
-        if rank == 0:
-            prompts = list(config.data.sample_prompts)
-            write_samples(pipe, prompts, run_dir / "samples", done)
-            if config.noise.pictures:
-                write_explanation(pipe, validation_packs.source, prompts, config.noise, run_dir, done)
-        dist.barrier()
+            pipe.to(fast_dtype(engine.device))
+            denoiser = Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
+            score = validation_loss(denoiser, validation_packs, rank, world, engine.device, stop)
+            progress.record(done, {"validation/loss": score})
+            progress.say(f"step {done}: validation loss {score:.4f}")
+            progress.plot("train/loss", "validation/loss")
+            samples = run_dir / "samples"
+            write_samples(pipe, config.data.sample_prompts, samples, done, rank, world, stop)
+            if rank == world - 1 and config.data.sample_prompts:
+                write_continuation(pipe, validation_packs.source, samples, done)
+            if rank == 0 and config.noise.pictures:
+                with suppress(StoppedError):
+                    prompts = config.data.sample_prompts
+                    write_explanation(pipe, validation_packs.source, prompts, config.noise, run_dir, done, stop)
+            dist.barrier()
+            progress.pictures(done, sorted(samples.glob(f"step-{done:07d}-*.png")))
+
+    def is_due(done: int) -> bool:
+        return done == settings.max_steps or done % settings.save_every == 0
 
     last = checkpoint_folder(run_dir, start)
-    if start >= settings.max_steps and not is_newer(run_dir / "model", last):  # it was stopped in between
-        publish(start, last)
+    if start and is_due(start) and not is_newer(result, last):  # it was stopped in between
+        with suppress(StoppedError):
+            publish(start, last)
     for step in range(start, settings.max_steps):
         began = time.perf_counter()
         set_learning_rate(engine, settings, step)
         batches = list(islice(items, settings.accumulation))
-        packs = [train_packs.build(loaded, position) for position, loaded in batches]
-        taken = [[item.view for item in loaded.items] for _, loaded in batches]
-        count = global_sum(sum(pack.loss_elements for pack in packs), engine.device)
-        error = 0.0
-        for pack in packs:
-            squared_error = engine(pack.to(engine.device))
-            if not torch.isfinite(squared_error):
-                raise FloatingPointError(f"the loss is not finite at step {step} on rank {rank}, clips {pack.clips}")
-            # DeepSpeed averages over ranks and accumulation: undo it, the count is global
-            engine.backward(squared_error * (world * settings.accumulation / count))
+        built = [train_packs.build(read, position) for position, read in batches]
+        packs = [split_pack(one.pack, group) for one in built]
+        views = [view for one in built for view in one.views]
+        known = {
+            "tokens": sum(len(one.pack.made) for one in built),
+            "view_tokens": sum(view.tokens for view in views),
+            "left_out": sum(one.left_out for one in built),
+            "flops": sum(flops(one.pack) for one in built),
+            "stop": stop.asked,
+        }
+        shares = {name: value / settings.sequence_parallel for name, value in known.items()}
+        held = {
+            "cost": sum(cost(one.views, train_packs.plan.attention_cost) for one in built),
+            "memory": peak_memory(engine.device),
+        }
+        tally = StepTally(packs, shares, held, engine.device)
+        for number, pack in enumerate(packs, start=1):
+            placed = pack.to(engine.device)
+            errors = engine(placed)  # n
+            tally.add(placed, errors)
+            engine.backward(errors.sum() * tally.scale)
+            if number == len(packs):
+                totals = tally.totals()
+                if totals.not_finite:
+                    end(step, rank, totals.not_finite, [packs[bad].clips for bad in totals.packs_not_finite])
             engine.step()
-            error += float(squared_error.detach())
-        loss = global_sum(error, engine.device) / count
         ema.update(engine, step)
 
         done = step + 1
-        costs = [0.0] * world
-        costs[rank] = sum(cost(views, train_packs.plan.attention_cost) for views in taken)
-        of_packs, of_views, left_out, *costs = global_sums(
-            [
-                sum(len(pack.made) for pack in packs),
-                sum(view.tokens for views in taken for view in views),
-                sum(loaded.left_out for _, loaded in batches),
-                *costs,
-            ],
-            engine.device,
-        )
+        seconds = time.perf_counter() - began
+        tflops = totals.sums["flops"] / seconds / world / 1e12
         figures = {
-            "loss": loss,
-            "tokens/s": of_packs / (time.perf_counter() - began),
-            "fill": of_packs / (config.data.token_budget * settings.accumulation * world),
-            "padding": of_packs - of_views,
-            "imbalance": imbalance(costs),
-            "left_out": left_out,
+            "loss": totals.loss,
+            "tokens/s": totals.sums["tokens"] / seconds,
+            **({"MFU": tflops / peak} if peak else {"TFLOP/s": tflops}),
+            "fill": totals.sums["tokens"] / (config.data.token_budget * packs_per_step),
+            "GiB": max(totals.apart["memory"]),
         }
-        progress.step(done, figures)
-        if done == settings.max_steps or done % settings.save_every == 0:
-            publish(done, save_checkpoint(engine, ema, run_dir, done))
+        aside = {
+            "padding": totals.sums["tokens"] - totals.sums["view_tokens"],
+            "imbalance": imbalance(totals.apart["cost"]),
+            "left_out": totals.sums["left_out"],
+        }
+        progress.step(done, figures, aside)
+        level_losses.add(totals)
+        if done % LEVELS_EVERY == 0 or done == settings.max_steps:
+            progress.record(done, {f"loss_by_level/{name}": loss for name, loss in level_losses.take().items()})
+        stopping = totals.sums["stop"]
+        if stopping or is_due(done):
+            folder = save_checkpoint(engine, ema, run_dir, done, facts)
+            if stopping:
+                progress.say(f"step {done}: saved, and stopped as SIGTERM asked")
+                break
+            try:
+                publish(done, folder)
+            except StoppedError:
+                break
     progress.close()
+
+
+def end(step: int, rank: int, not_finite: list[int], clips: list[tuple[int, ...]]) -> NoReturn:
+    """End the run on all ranks, with exit code 1; the first whose loss is not finite says so, before any of them ends,
+    since the launcher then ends the others."""
+    if rank == not_finite[0]:
+        line = not_finite_line(step, rank, sorted({clip for pack in clips for clip in pack}))
+        print(f"\ntrain.py: {line}", file=sys.stderr, flush=True)  # on a line of its own, below the bar
+    dist.barrier()
+    raise SystemExit(1)
 
 
 def dry_run(config: RunConfig) -> list[str]:
     """What `train` would be trained on, compute and hold, in lines; nothing is written, and no clip is read."""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    factory = PackFactory(config, codec, "train", packs_per_step=ranks * config.train.accumulation)
-    PackFactory(config, codec, "val")  # whether it can be made
     module = build_denoiser(config, codec)
+    factory = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=ranks * config.train.accumulation)
+    PackFactory(config, codec, "val", module.tokenizer)  # whether it can be made
     check_text(factory.source, module.tokenizer, module.text_encoder)
     return [
         *data_report(config, factory.source, factory.plan, ranks),
@@ -152,23 +212,31 @@ def dry_run(config: RunConfig) -> list[str]:
 
 
 def main() -> int:
-    """Exit code 2 for what the user got wrong."""
+    """Exit code 2 for what the user got wrong, 1 for what failed."""
     parser = command_line(__doc__.splitlines()[0])
     parser.add_argument(
         "--dry-run", action="store_true", help="tell clips, packs, FLOPs and memory of the run, and stop"
     )
     args = parser.parse_intermixed_args()
+    for library in (diffusers.utils.logging, transformers.utils.logging):  # their bars would cut the run's in two
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         config = load_config(RunConfig, args.config, args.overrides)
         if args.dry_run:
             if int(os.environ.get("RANK", 0)) == 0:
                 print("\n".join(dry_run(config)))
             return 0
-        with process_group():
-            train(config)
+        with process_group(), stop_on_sigterm() as stop:
+            train(config, stop)
     except ValueError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"\ntrain.py: {memory_advice(error, config.data.token_budget, config.train)}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -4,9 +4,13 @@ The order is a pure function of (seed, epoch, position, packs a step): no state 
 times packs of each.
 """
 
+import atexit
 import logging
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, set_forkserver_preload
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -247,7 +251,41 @@ def rank_positions(start: int, stop: int, accumulation: int, rank: int, world: i
     return range(start * accumulation * world + rank, stop * accumulation * world, world)
 
 
-def load_ahead(dataset: Dataset, positions: range, workers: int) -> DataLoader:
-    """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one)."""
-    method = "spawn" if workers else None  # a forked worker can hang on locks that its parent held
-    return DataLoader(dataset, batch_size=None, sampler=positions, num_workers=workers, multiprocessing_context=method)
+def load_ahead(dataset: Dataset, positions: range, workers: int, program: Sequence[str] = ()) -> Iterator:
+    """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one).
+
+    Workers are forked from a server that has imported the modules ``program`` and done nothing else: one forked from
+    here could hang on locks that this process held, and each one begun anew would import for seconds, one after the
+    other. SIGTERM, which launchers send to all processes of a rank, does not end them: the rank may need what they read
+    to end its step.
+    """
+    method = ("forkserver" if "forkserver" in get_all_start_methods() else "spawn") if workers else None
+    set_forkserver_preload([type(dataset).__module__, *program])
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=positions,
+        num_workers=workers,
+        multiprocessing_context=method,
+        worker_init_fn=_outlast_sigterm,
+    )
+    if not workers:
+        return iter(loader)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN) or signal.SIG_DFL  # the server inherits it
+    try:
+        items = iter(loader)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    atexit.register(_end_workers, ref(items))
+    return items
+
+
+def _outlast_sigterm(worker: int) -> None:
+    """PyTorch gives workers a handler that ends them."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _end_workers(items: ref) -> None:
+    """At the exit of this process, which else would send them SIGTERM and wait for ever."""
+    if (iterator := items()) is not None:
+        iterator._shutdown_workers()

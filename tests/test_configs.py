@@ -1,11 +1,14 @@
 """Every YAML in configs/ loads, and opens with the command that uses it."""
 
 import importlib.util
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from video_dit.config import CONFIGS, RunConfig, load_config
+from video_dit.model import VideoDiT
 
 FILES = sorted(CONFIGS.glob("*.yaml"))
 
@@ -23,7 +26,9 @@ def schema_of(path: Path) -> type:
 
 
 def test_there_are_configs() -> None:
-    assert {"sora_tiny.yaml", "sora_small.yaml", "vae_tiny.yaml"} <= {path.name for path in FILES}
+    assert {f"sora_{size}.yaml" for size in ("tiny", "small", "base", "large")} | {"vae_tiny.yaml"} <= {
+        path.name for path in FILES
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -33,17 +38,12 @@ def test_loads_and_opens_with_its_command(path: Path) -> None:
     load_config(schema_of(path), path.name)
 
 
-def test_sora_small_is_about_150_million_parameters() -> None:
-    import torch
-
-    from video_dit.model import VideoDiT
-
-    config = load_config(RunConfig, "sora_small.yaml")
+@pytest.mark.parametrize(("name", "millions"), [("sora_small", 150), ("sora_base", 700), ("sora_large", 3000)])
+def test_sizes_are_about_what_their_names_stand_for(name: str, millions: int) -> None:
+    config = load_config(RunConfig, f"{name}.yaml")
     with torch.device("meta"):
-        model = VideoDiT(
-            hidden_size=config.model.hidden_size,
-            num_layers=config.model.num_layers,
-            num_heads=config.model.num_heads,
-            text_dim=config.text.width,
-        )
-    assert 130e6 < sum(p.numel() for p in model.parameters()) < 170e6
+        model = VideoDiT(text_dim=config.text.width, **asdict(config.model))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.1)
+    head_dim = config.model.hidden_size // config.model.num_heads
+    assert head_dim in (64, 128)
+    assert config.model.hidden_size % 128 == 0

@@ -29,7 +29,7 @@ SMALL = {
     "tools/evaluate.py clips": "--steps 1",
     "tools/evaluate.py vae": "--clips 2",
 }
-OF_THE_USER = ("my-videos", "my-clips", "my-latents", "runs")
+OF_THE_USER = ("my-videos", "my-clips", "my-latents", "my-object", "my-object-clips", "runs")
 """Folders that README's commands name, which the tests have elsewhere."""
 
 
@@ -45,7 +45,8 @@ def test_every_file_it_names_exists() -> None:
 @pytest.mark.timeout(3600)
 def test_commands_run_in_order(tmp_path: Path) -> None:
     """In order, since some continue what an earlier one wrote."""
-    make_videos(tmp_path / "my-videos")
+    for folder in ("my-videos", "my-object"):
+        make_videos(tmp_path / folder)
     for command in COMMANDS:
         if command not in ("make test", "make bench"):
             run(command, tmp_path)

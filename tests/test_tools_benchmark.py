@@ -156,3 +156,72 @@ def test_a_manifest_that_is_missing_is_one_line(
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "data", "--manifest", "nowhere.csv"])
     assert tool.main() == 2
     assert capsys.readouterr().err == "benchmark.py: manifest nowhere.csv does not exist: check its path\n"
+
+
+def test_transformers(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "figures.json"
+    small = ["--layers=1", "--width=64", "--heads=2", "--grid=2x2x2", "--text-length=4", "--threads=1", "--repeats=1"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "dit", *small, "--dtype=float32", f"--json={file}"])
+    assert tool.main() == 0
+    figures = json.loads(file.read_text())
+    assert figures.keys() == {"settings", "transformers", "times", "requirements"}
+    assert figures["settings"]["speed"]["precision"] == "highest"
+    assert [one["family"] for one in figures["transformers"]] == ["ours", "wan", "cogvideox", "ltx"]
+    assert "forward, float32, eager: 1.5 times as fast as the fastest peer" in capsys.readouterr().out
+
+
+def test_an_epoch_of_many_shapes(
+    tool: ModuleType, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = manifest.with_name("figures.json")
+    small = ["--layers=1", "--width=32", "--heads=2", "--text-length=4", "--threads=1", "--dtype=float32"]
+    few = ["--steps=1", "--clips=20", "--token-budget=1024", f"--manifest={manifest}", f"--json={file}"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "dit", "--epoch", *small, *few])
+    assert tool.main() == 0
+    figures = json.loads(file.read_text())
+    assert figures.keys() == {"settings", "epochs", "requirements"}
+    assert [len(way["seconds"]) for way in figures["epochs"][0]["ways"]] == [1, 1, 1, 1]
+    assert "batches of 1024 tokens, float32, AdamW" in capsys.readouterr().out
+
+
+def test_defaults_of_dit_are_what_is_required(tool: ModuleType) -> None:
+    args = tool.parse_arguments(["dit"])
+    assert (args.layers, args.width, args.heads, args.grid, args.batch) == (12, 384, 6, (10, 8, 8), 1)
+    assert (args.against, args.dtype) == (["wan", "cogvideox", "ltx"], ["float32", "bfloat16"])
+    assert (args.device, args.threads, args.compile, args.mixed, args.epoch) == ("cpu", 2, False, False, False)
+    assert args.peak_tflops == 790
+
+
+def test_configs_of_mixed_may_be_given_one_by_one(tool: ModuleType) -> None:
+    args = tool.parse_arguments(["dit", "--mixed", "--config", "a.yaml", "b.yaml x=1", "--config", "c.yaml"])
+    assert args.config == ["a.yaml", "b.yaml x=1", "c.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grid", "10x8"], "must be like 10x8x8, frames x rows x columns"),
+        (["--against", "hunyuan"], "invalid choice: 'hunyuan'"),
+        (["--mixed"], "--mixed and --config FILE: give both or neither"),
+        (["--config", "sora_tiny.yaml"], "--mixed and --config FILE: give both or neither"),
+        (["--mixed", "--epoch", "--config", "sora_tiny.yaml"], "--mixed and --epoch: give one of them"),
+    ],
+)
+def test_options_of_dit_that_are_refused(
+    tool: ModuleType, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        tool.parse_arguments(["dit", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_config_that_is_missing_is_one_line(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("video_dit.evaluation.dit_benchmark.in_own_process", lambda function, *rest: function(*rest))
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "dit", "--mixed", "--config", "nowhere.yaml", "--threads=1"])
+    assert tool.main() == 2
+    assert capsys.readouterr().err.startswith("benchmark.py: --config nowhere.yaml: no such file")

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from data.video import read_video, write_video
 from data.video_write import SUFFIXES
 from video_dit import VideoPipeline
+from video_dit.lora import LoRAConfig, add_lora, save_lora
 from video_dit.noise import NoiseConfig
 from video_dit.schedulers import model_scheduler
 
@@ -210,6 +212,37 @@ def test_the_rate_of_the_model_may_be_too_high_for_a_gif(
     assert generate("--prompt", "x", "--out", "a.gif") == 2
     assert "no gif is shown at 60 frames a second" in capsys.readouterr().err.splitlines()[-1]
     assert names() == []
+
+
+def test_an_adapter_changes_what_is_made(
+    generate: Generate, tiny_pipe: VideoPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And fits the model that it was trained on alone."""
+    add_lora(tiny_pipe.transformer, LoRAConfig(rank=2))
+    folders = [tmp_path / "new", tmp_path / "trained"]
+    for folder in folders:
+        folder.mkdir()
+        save_lora(tiny_pipe.transformer, folder, "a-model")
+        for name, parameter in tiny_pipe.transformer.named_parameters():
+            if "lora_B" in name:
+                parameter.data.fill_(0.5)
+    outs = {"none": [], "new": ["--lora", str(folders[0])], "trained": ["--lora", str(folders[1])]}
+    for out, arguments in outs.items():
+        assert generate("--prompt", "x", "--seconds", "1", "--pictures", "--out", out, *arguments) == 0
+    none, new, trained = (read(Path(out)) for out in outs)
+    assert np.array_equal(none, new)
+    assert not np.array_equal(none, trained)
+    capsys.readouterr()
+    add_to = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(add_to)
+    save_file({name: -tensor for name, tensor in weights.items()}, add_to)
+    assert generate("--prompt", "x", "--lora", str(folders[1]), "--out", "other.mp4") == 2
+    assert "was trained on another model: use --model a-model" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("other.mp4").exists()
+
+
+def test_an_adapter_that_is_not_there_is_refused_at_once(refuse: Callable[..., str]) -> None:
+    assert "--lora nowhere: no such file" in refuse("--prompt", "x", "--lora", "nowhere")
 
 
 def test_the_video_that_is_continued_stays(refuse: Callable[..., str]) -> None:

@@ -18,6 +18,7 @@ from data.transforms import to_float
 from vae3d import LatentCodec, VideoVAE
 from vae3d.losses import LossWeights
 from video_dit.engine import TrainConfig
+from video_dit.lora import LoRAConfig
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 
@@ -95,6 +96,11 @@ def test_a_frozen_encoder_gives_the_latents_it_gave(
 def test_an_encoder_is_frozen_only_where_there_is_one(tool: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"freeze_encoder=true needs train\.init_from"):
         replace(run_config(tool, tmp_path), freeze_encoder=True)
+
+
+def test_an_adapter_is_not_for_the_autoencoder(tool: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.lora\.rank=2 is not for the autoencoder: leave it out"):
+        run_config(tool, tmp_path, init_from="x", lora=LoRAConfig(rank=2))
 
 
 def stop_at(step: int, function: Callable[..., None]) -> Callable[..., None]:

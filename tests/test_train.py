@@ -1,7 +1,8 @@
-"""train.py within this process: the dry run, runs that would have no batch, and what the log says of a step."""
+"""train.py: the dry run, runs that would have no batch, what the log says of a step, how runs fail, adapters, DDPM."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,13 +11,20 @@ from pathlib import Path
 import pytest
 import tiny_training
 import torch
+from conftest import free_port
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+from safetensors.torch import load_file
 
 import train
 from data.shards import write_index
 from data.video import write_video
 from vae3d import LatentCodec
+from video_dit import VideoPipeline
 from video_dit.config import RunConfig, load_config
+from video_dit.lora import load_lora
 from video_dit.sources import encoding
+from video_dit.stopping import Stop
+from video_dit.text import byte_t5
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
@@ -136,16 +144,22 @@ def test_a_run_without_a_batch_stops_with_the_reason(
     assert not (tmp_path / "run").exists()
 
 
+def launch(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """train.py as a job of so many ranks."""
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(free_port())]
+    command = [*launcher, "--num_accelerators", str(ranks), "train.py", "--config", "sora_tiny.yaml", *arguments]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
 @pytest.mark.slow
 def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
     """On two ranks, whose packs the plan tells beforehand."""
     settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=2"]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", "29613", "--num_accelerators", "2"]
-    command = [*launcher, "train.py", "--config", "sora_tiny.yaml", *settings]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    settings.append("train.peak_tflops=0.5")
+    done = launch(2, *settings)
     assert done.returncode == 0, done.stderr
-    dry = subprocess.run([*command, "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    dry = launch(2, *settings, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert dry.stdout.count("packs: ") == 1
     assert "on 2 ranks" in dry.stdout
@@ -153,7 +167,8 @@ def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
     steps = [record for record in records if "train/loss" in record]
     config = load_config(RunConfig, "sora_tiny.yaml", settings)
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    plan = train.PackFactory(config, codec, "train", packs_per_step=2).plan
+    tokenizer, _ = byte_t5(config.text)
+    plan = train.PackFactory(config, codec, "train", tokenizer, packs_per_step=2).plan
     for number, step in enumerate(steps):
         costs = []
         for position in (2 * number, 2 * number + 1):
@@ -161,21 +176,87 @@ def test_the_log_tells_of_padding_and_imbalance(tmp_path: Path) -> None:
             costs.append(sum(n + n * n / (6 * 32) for n in tokens))
         assert step["train/imbalance"] == pytest.approx(max(costs) / (sum(costs) / 2) - 1)
         assert step["train/padding"] == 0
+        assert 0 < step["train/MFU"] < 1
+        assert step["train/GiB"] > 0.1
     assert len(steps) == 2
+    (by_level,) = [record for record in records if "loss_by_level/0.9-1.0" in record]
+    assert by_level["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "try train.checkpointing=true, train.zero_stage=2",
+        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "data.token_budget below 400"),
+    ],
+)
+def test_out_of_memory_names_the_keys_to_turn(
+    main: Main, one_rank_environment: None, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def fail(config: RunConfig, stop: Stop) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "train", fail)
+    code, _, err = main()
+    assert code == 1
+    assert line in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow
-def test_ddpm_trains_and_each_scheduler_samples(tmp_path: Path, job_port: int) -> None:
+def test_a_loss_that_is_no_number_on_one_rank_stops_both(tmp_path: Path) -> None:
+    """Latents of one clip are damaged, which the rank that has it in its pack tells."""
+    settings = [*TINY, f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=3"]
+    config = load_config(RunConfig, "sora_tiny.yaml", settings)
+    codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
+    tokenizer, _ = byte_t5(config.text)
+    factory = train.PackFactory(config, codec, "train", tokenizer, packs_per_step=2)
+    others, at_step_1 = ([view.index for p in some for view in factory.plan.pack(p)] for some in ((0, 1, 2), (3,)))
+    clip = next(index for index in at_step_1 if index not in others)
+    factory.build(factory.packs[3], 3)
+    stored = factory.cache.get(factory.source.key(clip))
+    assert stored is not None
+    factory.cache.put(factory.source.key(clip), {**stored, "latents": stored["latents"] * torch.nan})
+    done = launch(2, *settings)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if "train.py: " in line]
+    assert len(told) == 1
+    assert "not finite at step 1 on rank 1, in a pack of clips" in told[0]
+    assert f" {clip}" in told[0].replace(",", " ").replace(":", " ")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert steps == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_an_adapter_resumes_as_if_uninterrupted(tmp_path: Path, stage: int) -> None:
+    """It is all that the run leaves, and it has learnt something."""
+    settings = ["data.num_clips=12", "data.token_budget=400", "data.validation_packs=1", "data.sample_prompts=[]"]
+    settings += [f"data.cache={tmp_path}/cache", "data.workers=0", "train.save_every=2", "train.decay_steps=0"]
+    settings += [f"train.init_from={MODEL}", "train.lora.rank=4", f"train.zero_stage={stage}"]
+    for name, all_steps in (("whole", (3,)), ("resumed", (2, 3))):
+        for steps in all_steps:
+            done = launch(1, *settings, f"run_dir={tmp_path}/{name}", f"train.max_steps={steps}")
+            assert done.returncode == 0, done.stderr
+    first, second = (load_file(tmp_path / run / "lora" / LORA_WEIGHT_NAME_SAFE) for run in ("whole", "resumed"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert any(tensor.any() for name, tensor in first.items() if "lora_B" in name)
+    assert not (tmp_path / "whole" / "model").exists()
+    load_lora(VideoPipeline.from_pretrained(MODEL).transformer, tmp_path / "whole" / "lora")
+
+
+@pytest.mark.slow
+def test_ddpm_trains_and_each_scheduler_samples(tmp_path: Path) -> None:
     """On videos, with known tokens at levels of their own; and what did not learn that path is refused."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-    def call(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-
-    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(job_port), "train.py"]
-    settings = [*TINY, f"run_dir={tmp_path}/run", "train.max_steps=2", "train.save_every=2"]
+    settings = [*TINY, f"data.cache={tmp_path}/cache", "train.max_steps=2", "train.save_every=2"]
+    run = [*settings, f"run_dir={tmp_path}/run"]
     vp = ["noise.path=vp", "noise.schedule=cosine", "noise.prediction=v_prediction", "noise.weighting=min_snr"]
-    done = call(*launcher, "--config", "sora_tiny.yaml", *settings, *vp, "noise.pictures=true")
+    done = launch(1, *run, *vp, "noise.pictures=true")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert all(0 < record["train/loss"] < 10 for record in records if "train/loss" in record)
@@ -185,14 +266,20 @@ def test_ddpm_trains_and_each_scheduler_samples(tmp_path: Path, job_port: int) -
 
     tool = [sys.executable, "tools/generate.py", "--model", f"{tmp_path}/run/model", "--steps", "2", "--seconds", "0.5"]
     for name in (None, "ddpm", "ddim", "pndm", "euler-ancestral", "dpm++", "unipc"):
-        out = tmp_path / f"{name}.mp4"
-        done = call(*tool, "--prompt", "a ball", "--out", str(out), *(["--scheduler", name] if name else []))
+        words = [*tool, "--prompt", "a ball", "--out", f"{tmp_path}/a.mp4", *(["--scheduler", name] if name else [])]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert out.stat().st_size > 0
-    refused = call(*tool, "--scheduler", "euler", "--out", f"{tmp_path}/x.mp4")
-    assert refused.returncode == 2
-    assert "--scheduler euler does not go with a model of this path" in refused.stderr
-    other = [*TINY, f"run_dir={tmp_path}/other", f"train.init_from={tmp_path}/run/model"]
-    refused = call(*launcher, "--config", "sora_tiny.yaml", *other)
+        assert (tmp_path / "a.mp4").stat().st_size > 0
+        (tmp_path / "a.mp4").unlink()
+    refused = launch(1, *settings, f"run_dir={tmp_path}/other", f"train.init_from={tmp_path}/run/model")
     assert "noise.path=straight is not that of train.init_from" in refused.stderr
     assert not (tmp_path / "other").exists()
+    settings_of_run = (tmp_path / "run/config.yaml").read_text()
+    for changed, line in (
+        ([], "noise.path=straight is not that of .*step-2: use noise.path=vp, or another run_dir"),
+        ([*vp, "noise.schedule=linear"], "noise.schedule=linear is not that of .*step-2: use noise.schedule=cosine"),
+    ):
+        refused = launch(1, *run, *changed, "train.max_steps=3")
+        assert re.search(f"train.py: {line}", refused.stderr), refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert (tmp_path / "run/config.yaml").read_text() == settings_of_run

@@ -1,7 +1,5 @@
 """Attention within segments: all branches are the plain softmax."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -51,16 +49,6 @@ def test_forward_and_gradient_are_those_of_plain_softmax(rows: list[int], column
     assert torch.allclose(out, expected, atol=2e-6)
     for ours, theirs in zip(gradients(out, qkv), gradients(expected, qkv), strict=True):
         assert torch.allclose(ours, theirs, atol=5e-6)
-
-
-def test_equal_segments_give_the_same_in_the_branch_for_unequal_ones() -> None:
-    qkv = inputs([70] * 3, [70] * 3)
-    equal = Segments.from_lengths([70] * 3)
-    unequal = replace(equal, equal=False)
-    dense, looped = (segment_attention(*qkv, s, s) for s in (equal, unequal))
-    assert torch.allclose(dense, looped, atol=1e-6)
-    for a, b in zip(gradients(dense, qkv), gradients(looped, qkv), strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
 
 
 def test_as_many_segments_of_keys_as_of_queries() -> None:

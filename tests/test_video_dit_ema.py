@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 
-from video_dit.ema import EMA, local_fp32_slices, read_ema
-from video_dit.engine import TrainConfig, averaged_weights, initialize
+from video_dit.checkpoint import averaged_weights
+from video_dit.ema import EMA
+from video_dit.engine import TrainConfig, initialize
 from video_dit.layers import fast_dtype
+from video_dit.slices import local_fp32_slices
 
 STAGES = (1, 2, 3)
 PROGRAM = '''
@@ -124,20 +126,6 @@ def test_one_rank_loads_what_two_wrote(two_ranks: Path, one_rank: None, wrote: i
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_slices_are_the_fp32_masters(one_rank: None, stage: int) -> None:
-    module = tiny()
-    before = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-    engine = initialize(module, TrainConfig(zero_stage=stage))
-    slices = local_fp32_slices(engine)
-    assert set(slices) == set(before)
-    for name, (at, part) in slices.items():
-        assert at == 0
-        assert part.dtype == torch.float32
-        # the masters are made of the weights as bf16 holds them
-        torch.testing.assert_close(part.view(before[name].shape), before[name], atol=0, rtol=2**-7)
-
-
-@pytest.mark.parametrize("stage", STAGES)
 def test_the_average_begins_as_a_copy_and_follows_the_weights(one_rank: None, stage: int) -> None:
     engine = initialize(tiny(), TrainConfig(zero_stage=stage, lr=0.1))
     ema = EMA(engine, decay=0.5)
@@ -154,35 +142,3 @@ def test_the_average_begins_as_a_copy_and_follows_the_weights(one_rank: None, st
     ema.update(engine, 1000)  # the decay asked for
     for name, (_, part) in ema.slices.items():
         torch.testing.assert_close(part, 0.05 * first[name] + 0.95 * weights[name])
-
-
-def write_slices(folder: Path, rank: int, slices: dict[str, tuple[int, Tensor]]) -> None:
-    """A file as `EMA.save` writes it."""
-    tensors = {name: part.clone() for name, (_, part) in slices.items()}
-    offsets = {name: str(at) for name, (at, _) in slices.items()}
-    save_file(tensors, folder / f"ema-rank-{rank:04d}.safetensors", metadata=offsets)
-
-
-def test_any_cut_is_read_from_any_other(tmp_path: Path) -> None:
-    whole = torch.arange(10.0)
-    other = torch.arange(4.0) - 7
-    write_slices(tmp_path, 0, {"a": (0, whole[:3])})
-    write_slices(tmp_path, 1, {"a": (3, whole[3:4]), "b": (0, other)})
-    write_slices(tmp_path, 2, {"a": (4, whole[4:])})
-    for start, stop in ((0, 10), (0, 3), (2, 5), (3, 4), (7, 10), (5, 5)):
-        assert torch.equal(read_ema(tmp_path, {"a": (start, stop)})["a"], whole[start:stop])
-    both = read_ema(tmp_path, {"a": (1, 9), "b": (1, 3)})
-    assert torch.equal(both["a"], whole[1:9])
-    assert torch.equal(both["b"], other[1:3])
-
-
-def test_missing_parts_are_named(tmp_path: Path) -> None:
-    write_slices(tmp_path, 0, {"a": (0, torch.zeros(3)), "b": (0, torch.zeros(2))})
-    for wanted in ({"a": (0, 4)}, {"a": (2, 5), "b": (0, 2)}):
-        with pytest.raises(ValueError, match="averaged weights of a and 0 more are incomplete") as error:
-            read_ema(tmp_path, wanted)
-        assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="averaged weights of c and 1 more are incomplete"):
-        read_ema(tmp_path, {"c": (0, 1), "d": (0, 1), "a": (0, 3)})
-    with pytest.raises(ValueError, match="incomplete"):
-        read_ema(tmp_path / "nothing", {"a": (0, 1)})

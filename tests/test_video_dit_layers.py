@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from video_dit.layers import Attention, Block, FeedForward, LevelEmbedding, modulate, sinusoid
+from video_dit.level_table import LevelIndex
 from video_dit.rope import rope_angles
 from video_dit.tokens import Segments
 
@@ -21,7 +22,7 @@ def block_inputs() -> dict:
     return {
         "hidden_states": torch.randn(10, 32),
         "modulation": torch.randn(3, 6, 32),
-        "level_index": torch.tensor([0] * 4 + [1] * 3 + [2] * 3),
+        "levels": LevelIndex.of(torch.tensor([0] * 4 + [1] * 3 + [2] * 3), 3),
         "rope": rope_angles(torch.randn(10, 3), 16, 1000.0),
         "segments": Segments.from_lengths([4, 6]),
         "text": torch.randn(5, 8),
@@ -44,7 +45,7 @@ def test_modulate_takes_each_token_by_its_level() -> None:
     index = torch.tensor([2, 0, 0, 1, 2, 2])
     normal = (x - x.mean(dim=1, keepdim=True)) / (x.var(dim=1, correction=0, keepdim=True) + 1e-6).sqrt()
     expected = torch.stack([normal[n] * (1 + scale[i]) + shift[i] for n, i in enumerate(index)])
-    assert torch.allclose(modulate(x, shift, scale, index), expected, atol=1e-5)
+    assert torch.allclose(modulate(x, shift, scale, LevelIndex.of(index, 3)), expected, atol=1e-5)
 
 
 def test_level_embedding_is_a_function_of_each_level_alone() -> None:
@@ -101,7 +102,7 @@ def test_a_block_with_closed_gates_changes_nothing() -> None:
         assert torch.equal(block(**inputs), inputs["hidden_states"])
         inputs["modulation"][1, 5] = 1  # of the second level's feed-forward
         changed = (block(**inputs) != inputs["hidden_states"]).any(dim=1)
-    assert torch.equal(changed, inputs["level_index"] == 1)
+    assert torch.equal(changed, inputs["levels"].index == 1)
 
 
 def test_the_offset_of_a_block_adds_to_the_table() -> None:

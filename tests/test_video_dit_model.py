@@ -141,3 +141,20 @@ def test_sixteen_bits_keep_the_dtype_of_the_tokens(tiny_dit: VideoDiT) -> None:
 def test_width_must_fit_the_heads(width: int, heads: int) -> None:
     with pytest.raises(ValueError, match=rf"model.hidden_size={width} must be .* model.num_heads={heads}"):
         VideoDiT(hidden_size=width, num_heads=heads)
+
+
+def test_checkpointing_leaves_gradients_as_they_are(tiny_dit: VideoDiT) -> None:
+    runs = []
+    calls: list[int] = []
+    tiny_dit.blocks[1].register_forward_pre_hook(lambda module, given: calls.append(1))
+    for checkpointing in (False, True):
+        if checkpointing:
+            tiny_dit.enable_gradient_checkpointing()
+        inputs = pack([sample(n) for n in range(5)])
+        text = inputs["prompt_embeds"] = inputs["prompt_embeds"].requires_grad_()
+        tiny_dit.zero_grad()
+        tiny_dit(**inputs).square().sum().backward()
+        runs.append({"text": text.grad, **{name: p.grad.clone() for name, p in tiny_dit.named_parameters()}})
+    assert len(calls) == 3  # the second time for the way back too
+    for name, gradient in runs[0].items():
+        assert torch.equal(runs[1][name], gradient), name

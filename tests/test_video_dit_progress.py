@@ -1,6 +1,7 @@
 """What is shown and recorded of a run."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from video_dit.progress import Progress, plot_metrics
+from video_dit.engine import TrainConfig
+from video_dit.progress import Progress, plot_metrics, run_id
 
 
 def run(folder: Path, start: int, stop: int, show: bool = True) -> None:
@@ -66,6 +68,52 @@ def test_a_resumed_run_keeps_the_step_of_its_checkpoint_in_tensorboard(tmp_path:
     run(tmp_path, 0, 5)
     run(tmp_path, 3, 6)
     assert sorted(curve(tmp_path, "train/loss")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_aside_is_recorded_and_not_in_the_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(tmp_path, 0, 1, show=True)
+    progress.step(1, {"loss": 0.5}, {"padding": 7})
+    progress.close()
+    assert records(tmp_path) == [{"step": 1, "train/loss": 0.5, "train/padding": 7}]
+    shown = capsys.readouterr().err
+    assert "loss=0.5" in shown
+    assert "padding" not in shown
+
+
+def test_sheets_are_shown_under_their_names(tmp_path: Path) -> None:
+    sheets = [tmp_path / "step-0000002-0.png", tmp_path / "step-0000002-continued.png"]
+    for number, sheet in enumerate(sheets):
+        Image.new("RGB", (8 + number, 6), (200, 10, 10)).save(sheet)
+    for show in (False, True):
+        progress = Progress(tmp_path / "run", 0, 4, show)
+        progress.pictures(2, sheets)
+        progress.close()
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert sorted(events.Tags()["images"]) == ["samples/0", "samples/continued"]
+    (picture,) = events.Images("samples/continued")
+    assert (picture.step, picture.width, picture.height) == (2, 9, 6)
+
+
+def test_a_run_goes_to_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that package is installed, which the tests do not ask for."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    progress = Progress(tmp_path, 0, 2, show=True, wandb=True)
+    progress.step(1, {"loss": 0.5})
+    progress.close()
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_weights_and_biases_is_asked_for_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    TrainConfig()
+    with pytest.raises(ValueError, match=r"train.wandb=true needs the package wandb: pip install wandb"):
+        TrainConfig(wandb=True)
+
+
+def test_runs_are_known_by_their_folders(tmp_path: Path) -> None:
+    assert run_id(tmp_path / "a") == run_id(tmp_path / "a") != run_id(tmp_path / "b")
 
 
 def test_other_ranks_show_and_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from vae3d import LatentCodec
 from video_dit import VideoPipeline, teaching
 from video_dit.noise import NoiseConfig
 from video_dit.schedulers import model_scheduler
+from video_dit.stopping import Stop, StoppedError
 from video_dit.teaching import LEVELS, SEEDS, forward_process, samples, write_explanation
 
 NOISE = NoiseConfig(path="vp", prediction="epsilon", pictures=True)
@@ -38,23 +39,30 @@ def test_the_way_to_noise_begins_at_the_picture_and_forgets_it(tiny_pipe: VideoP
 
 
 def test_samples_of_a_prompt_are_those_of_the_seeds(pipe: VideoPipeline) -> None:
-    one, two = samples(pipe, DDIMScheduler, 2, ["a", "b"])
+    one, two = samples(pipe, DDIMScheduler, 2, ["a", "b"], Stop())
     assert one.shape == two.shape == (SEEDS, 32, 32, 3)
-    assert torch.equal(samples(pipe, DDIMScheduler, 2, ["b"])[0], two)
+    assert torch.equal(samples(pipe, DDIMScheduler, 2, ["b"], Stop())[0], two)
     assert len({picture.numpy().tobytes() for picture in one}) == SEEDS
-    assert not torch.equal(samples(pipe, DDPMScheduler, 2, ["b"])[0], two)
+    assert not torch.equal(samples(pipe, DDPMScheduler, 2, ["b"], Stop())[0], two)
     assert isinstance(pipe.scheduler, DDIMScheduler)
 
 
 def test_the_pictures_are_written(pipe: VideoPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teaching, "WAYS_BACK", ((DDPMScheduler, 3), (DDIMScheduler, 2)))
     source = WorldClips("val", 2, 5, [[32, 32]], [8.0])
-    write_explanation(pipe, source, ["a ball", "a cube"], NOISE, tmp_path, 40)
+    write_explanation(pipe, source, ["a ball", "a cube"], NOISE, tmp_path, 40, Stop())
     for name, columns in (("forward.png", LEVELS), ("samples/step-0000040.png", 2 * SEEDS)):
         with Image.open(tmp_path / name) as image:
             assert image.width == columns * (96 + 4) + 4
             assert image.height > 2 * 96
     for path in tmp_path.rglob("*.png"):
         path.unlink()
-    write_explanation(pipe, source, [], NOISE, tmp_path, 40)
+    write_explanation(pipe, source, [], NOISE, tmp_path, 40, Stop())
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["forward.png"]
+
+
+def test_a_stop_is_heeded_at_the_next_step(pipe: VideoPipeline, tmp_path: Path) -> None:
+    source = WorldClips("val", 1, 5, [[32, 32]], [8.0])
+    with pytest.raises(StoppedError):
+        write_explanation(pipe, source, ["a ball"], NOISE, tmp_path, 40, Stop(asked=True))
     assert [path.name for path in tmp_path.rglob("*.png")] == ["forward.png"]

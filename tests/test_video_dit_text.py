@@ -22,7 +22,17 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from video_dit.text import TextConfig, byte_t5, encode_prompts, load_text_encoder, text_fingerprint
+from video_dit.text import (
+    MAX_GROUPS,
+    MIN_GROUP,
+    TextConfig,
+    byte_t5,
+    encode_prompts,
+    encode_tokens,
+    load_text_encoder,
+    text_fingerprint,
+    tokenize,
+)
 
 SMALL = TextConfig(max_length=24, width=16, num_layers=2, num_heads=2, hidden=32)
 PROMPTS = ["a red ball", "", "étoile ★", "a long text " * 9, "b"]
@@ -180,11 +190,13 @@ def test_stored_embeddings_take_the_place_of_the_encoder(
     whole, segments = encode_prompts(*small, PROMPTS)
     rows = list(whole.split(segments.cu_seqlens.diff().tolist()))
     stored = [row if number % 2 else None for number, row in enumerate(rows)]
-    again, same = encode_prompts(*small, PROMPTS, stored)
-    assert torch.allclose(again, whole, atol=1e-5)
-    assert torch.equal(same.cu_seqlens, segments.cu_seqlens)
-    other, _ = encode_prompts(*small, ["anything"] * len(PROMPTS), [row + 1 for row in rows])
-    assert torch.equal(other, whole + 1)
+    tokenizer, encoder = small
+    some = tokenize(tokenizer, PROMPTS, stored)
+    assert sum(len(ids) for ids in some.ids) == len([row for row in stored if row is None])
+    assert torch.allclose(encode_tokens(encoder, some), whole, atol=1e-5)
+    assert torch.equal(some.segments.cu_seqlens, segments.cu_seqlens)
+    every = tokenize(tokenizer, ["anything"] * len(PROMPTS), [row + 1 for row in rows])
+    assert torch.equal(encode_tokens(encoder, every), whole + 1)
 
 
 def test_fingerprints_tell_encoders_and_lengths_apart(small: tuple[PreTrainedTokenizerBase, PreTrainedModel]) -> None:
@@ -197,3 +209,17 @@ def test_fingerprints_tell_encoders_and_lengths_apart(small: tuple[PreTrainedTok
     with torch.no_grad():
         next(encoder.parameters()).add_(0.1)
     assert text_fingerprint(tokenizer, encoder) != ours
+
+
+@torch.no_grad()
+def test_prompts_of_like_length_are_encoded_together(small: tuple[PreTrainedTokenizerBase, PreTrainedModel]) -> None:
+    tokenizer, encoder = small
+    prompts = ["ab" * (n % 11) for n in range(3 * MIN_GROUP)]
+    tokens = tokenize(tokenizer, prompts)
+    longest = [ids.shape[1] for ids in tokens.ids]
+    assert len(longest) == 3
+    assert longest == sorted(longest)
+    assert longest[0] < longest[-1]
+    one_by_one = torch.cat([encode_tokens(encoder, tokenize(tokenizer, [prompt])) for prompt in prompts])
+    assert torch.allclose(encode_tokens(encoder, tokens), one_by_one, atol=1e-5)
+    assert len(tokenize(tokenizer, prompts * 10).ids) == MAX_GROUPS

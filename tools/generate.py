@@ -61,6 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-videos", type=at_least(1), default=1, help="videos to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=MODEL, help="a folder that train.py wrote (default: sora-tiny)")
+    parser.add_argument("--lora", type=Path, metavar="PATH", help="an adapter of the model: the folder lora/ of a run")
     parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
     parser.add_argument(
@@ -83,6 +84,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--num-videos {args.num_videos}: a video is continued once; use another --seed")
     if args.video and not args.video.is_file():
         parser.error(f"--video {args.video}: no such file")
+    if args.lora and not args.lora.exists():
+        parser.error(f"--lora {args.lora}: no such file")
     if args.pictures:
         if args.out and args.out.suffix.lower() in SUFFIXES:
             parser.error(f"--out {args.out}: --pictures go into a folder, whose name has no such suffix")
@@ -279,6 +282,10 @@ def run(args: argparse.Namespace) -> None:
     from data.video_write import write_pictures, write_video
 
     pipe = load_pipeline(args.model, args.device, args.dtype)
+    if args.lora:
+        from video_dit.lora import load_lora
+
+        load_lora(pipe.transformer, args.lora)
     if args.scheduler:
         choose_scheduler(pipe, args.scheduler)
     check_frame_rate(paths[0], args.frame_rate or pipe.frame_rate)

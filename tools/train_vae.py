@@ -25,23 +25,14 @@ from vae3d import LatentCodec, VideoVAE
 from vae3d.losses import Equivariance, LossWeights, reconstruction_loss
 from vae3d.lpips import LPIPS
 from vae3d.metrics import psnr, ssim
+from video_dit.checkpoint import averaged_weights, checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import check_start, config_from_command_line, save_config
 from video_dit.ema import EMA
-from video_dit.engine import (
-    TrainConfig,
-    averaged_weights,
-    checkpoint_folder,
-    initialize,
-    is_newer,
-    process_group,
-    replace_folder,
-    resume,
-    save_checkpoint,
-    set_learning_rate,
-)
+from video_dit.engine import TrainConfig, global_sum, initialize, process_group, set_learning_rate
 from video_dit.evaluation.pairs import Pair, write_picture
 from video_dit.layers import fast_dtype
 from video_dit.progress import Progress
+from video_dit.stopping import Stop, stop_on_sigterm
 
 
 @dataclass(frozen=True)
@@ -81,6 +72,8 @@ class VAEConfig:
     def __post_init__(self) -> None:
         if self.train.accumulation != 1:
             raise ValueError("train.accumulation is not for the autoencoder: leave it out")
+        if self.train.lora.rank:
+            raise ValueError(f"train.lora.rank={self.train.lora.rank} is not for the autoencoder: leave it out")
         if self.freeze_encoder and not self.train.init_from:
             raise ValueError("freeze_encoder=true needs train.init_from: give the folder of a trained autoencoder")
         r, s = self.model.time_factor, self.model.space_factor
@@ -189,8 +182,9 @@ def build_vae(config: VAEConfig) -> VideoVAE:
     return vae.train()
 
 
-def train(config: VAEConfig, vae: VideoVAE) -> None:
-    """The whole run: resume, step, log, validate, save."""
+def train(config: VAEConfig, vae: VideoVAE, stop: Stop) -> None:
+    """The whole run: resume, step, log, validate, save. When ``stop`` is asked on any rank, all end the step, save and
+    return."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir = Path(config.run_dir)
     module = Autoencode(vae, config.losses)
@@ -208,7 +202,7 @@ def train(config: VAEConfig, vae: VideoVAE) -> None:
         statistics = None if config.freeze_encoder else clips_as_trained(config.data, config.seed)
         if statistics == []:
             raise ValueError(nothing_to_read)
-    progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0)
+    progress = Progress(run_dir, start, config.train.max_steps, show=rank == 0, wandb=config.train.wandb)
 
     def publish(done: int, folder: Path) -> None:
         """Write and measure the averaged weights of a checkpoint; all ranks call it."""
@@ -241,8 +235,12 @@ def train(config: VAEConfig, vae: VideoVAE) -> None:
         ema.update(engine, step)
         done = step + 1
         progress.step(done, dict(zip(["loss", *terms], figures, strict=True)))
-        if done == config.train.max_steps or done % config.train.save_every == 0:
-            publish(done, save_checkpoint(engine, ema, run_dir, done))
+        stopping = global_sum(stop.asked, engine.device) > 0
+        if stopping or done == config.train.max_steps or done % config.train.save_every == 0:
+            folder = save_checkpoint(engine, ema, run_dir, done)
+            if stopping:
+                break
+            publish(done, folder)
     progress.close()
 
 
@@ -251,8 +249,8 @@ def main() -> int:
     try:
         config = config_from_command_line(VAEConfig, __doc__.splitlines()[0])
         vae = build_vae(config)
-        with process_group():
-            train(config, vae)
+        with process_group(), stop_on_sigterm() as stop:
+            train(config, vae, stop)
     except ValueError as error:
         print(f"train_vae.py: {error}", file=sys.stderr)
         return 2

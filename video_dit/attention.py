@@ -1,26 +1,32 @@
-"""Attention within segments: each query sees the keys of its own segment and no other."""
+"""Attention within segments: each query sees the keys of its own segment and no other.
+
+One operator for PyTorch, so that `torch.compile` does not look into it: which kernel runs depends on lengths that are
+known on the host alone, and no graph is made anew for other lengths.
+"""
 
 import math
-from itertools import groupby
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.utils.rnn import pad_sequence
 
 from video_dit.tokens import Segments
 
-QUERY_CHUNK = 64
+QUERY_CHUNK = 64  # rows of scores at a time, on the way there
+BACKWARD_CHUNK = 256  # and on the way back, where each chunk adds to the gradients of all keys
 
 
 def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, kv_segments: Segments) -> Tensor:
     """Softmax attention of packed samples.
 
-    Equal segments are a dense batch. Unequal ones go to the variable-length kernel on CUDA in 16 bits; elsewhere
-    neighbours with as many queries are a dense batch, their keys padded and masked. A CPU does a few queries at a
-    time with plain matrix products, which there is faster than its fused kernel.
+    On CUDA in 16 bits PyTorch's flash attention of variable length (FlashAttention 3 where it was activated, see
+    `torch.nn.attention.activate_flash_attention_impl`). Elsewhere neighbours with as many queries are a dense batch,
+    their keys padded and masked, and a few queries at a time go through plain matrix products, on a CPU faster than its
+    fused kernel. Scores are not kept for the way back.
 
     Args:
         q: ``(n, heads, head_dim)``. k, v: ``(m, heads, head_dim)``.
@@ -29,52 +35,159 @@ def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, kv_se
         ``(n, heads, head_dim)``.
     """
     assert segments.count == kv_segments.count
-    if segments.equal and kv_segments.equal:
-        k, v = (rearrange(x, "(s m) heads d -> m s heads d", s=segments.count) for x in (k, v))
-        return _dense_attention(q, k, v, None)
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
-        bounds = segments.cu_seqlens, kv_segments.cu_seqlens
-        out = varlen_attn(q, k, v, *bounds, segments.max_length, kv_segments.max_length)
-        assert isinstance(out, Tensor)
-        return out
-    outputs: list[Tensor] = []
-    pairs = zip(segments.slices(), kv_segments.slices(), strict=True)
-    for _, run in groupby(pairs, key=lambda pair: pair[0].stop - pair[0].start):
-        members = list(run)  # neighbours with as many queries are a dense batch
-        queries = q[members[0][0].start : members[-1][0].stop]
-        keys, values = ([x[columns] for _, columns in members] for x in (k, v))
-        outputs.append(_dense_attention(queries, pad_sequence(keys), pad_sequence(values), _key_bias(keys)))
-    return torch.cat(outputs)
+    bounds = segments.cu_seqlens, kv_segments.cu_seqlens, segments.bounds, kv_segments.bounds
+    return _attention(q, k, v, *bounds)[0]
 
 
-def _key_bias(keys: list[Tensor]) -> Tensor | None:
-    """``(s, 1, 1, longest)``: 0 for the keys of each segment, −inf for its padding; None where nothing is padded."""
-    lengths = torch.tensor([len(x) for x in keys], device=keys[0].device)
-    longest = int(lengths.max())
-    if bool((lengths == longest).all()):
-        return None
-    padding = torch.arange(longest, device=lengths.device) >= lengths[:, None]
-    bias = torch.zeros(padding.shape, device=lengths.device, dtype=keys[0].dtype).masked_fill(padding, -math.inf)
-    return rearrange(bias, "s m -> s 1 1 m")
+def attention_flops(segments: Segments, kv_segments: Segments, width: int) -> int:
+    """Of `segment_attention` on the way there; back it is twice that. ``width`` is heads · head_dim."""
+    pairs = zip(segments.lengths, kv_segments.lengths, strict=True)
+    return 4 * width * sum(rows * columns for rows, columns in pairs)
 
 
-def _dense_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Queries ``(s·n, heads, d)`` over ``(m, s, heads, d)`` keys and values; ``bias (s, 1, 1, m)`` hides padding."""
-    q = rearrange(q, "(s n) heads d -> s heads n d", s=k.shape[1])
-    k, v = (rearrange(x, "m s heads d -> s heads m d") for x in (k, v))
-    if q.device.type != "cpu":
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    else:
-        out = _chunked_attention(q, k, v, bias)
-    return rearrange(out, "s heads n d -> (s n) heads d")
+@torch.library.custom_op("video_dit::segment_attention", mutates_args=())
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, bounds_q: Tensor, bounds_k: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Output ``(n, heads, head_dim)``, and where a flash kernel ran the logarithm of the softmax's sum (heads, n)."""
+    if _flash(q):
+        out, sums, *_ = torch.ops.aten._flash_attention_forward(
+            q, k, v, cu_q, cu_k, _longest(bounds_q), _longest(bounds_k), 0.0, False, False
+        )
+        return out, sums
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    for rows, _, queries, keys, values, bias in _batches(q, k, v, bounds_q, bounds_k):
+        batch = rearrange(out[rows], "(s n) heads d -> s heads n d", s=len(queries))
+        for part, target in zip(*(x.split(QUERY_CHUNK, dim=2) for x in (queries, batch)), strict=True):
+            target.copy_(_scores(part, keys, bias) @ values)
+    return out, _sums_like(q)
 
 
-def _chunked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """``softmax(q kᵀ / sqrt(d) + bias) v`` over ``(s, heads, length, d)``, some queries at a time."""
-    q = q / math.sqrt(q.shape[-1])
-    keys = rearrange(k, "s heads m d -> s heads d m")
-    chunks: list[Tensor] = []
-    for part in q.split(QUERY_CHUNK, dim=2):
-        scores = part @ keys if bias is None else part @ keys + bias
-        chunks.append(scores.softmax(dim=-1) @ v)
-    return torch.cat(chunks, dim=2)
+@_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, bounds_q: Tensor, bounds_k: Tensor) -> Any:
+    return q.new_empty(q.shape), _sums_like(q)
+
+
+@torch.library.custom_op("video_dit::segment_attention_backward", mutates_args=())
+def _attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    bounds_q: Tensor,
+    bounds_k: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    if _flash(q):
+        lengths = _longest(bounds_q), _longest(bounds_k)
+        no_dropout = torch.zeros(2, dtype=torch.uint64, device=q.device)
+        return torch.ops.aten._flash_attention_backward(
+            grad.contiguous(), q, k, v, out, sums, cu_q, cu_k, *lengths, 0.0, False, no_dropout, no_dropout[:0]
+        )
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    for rows, columns, queries, keys, values, bias in _batches(q, k, v, bounds_q, bounds_k):
+        above = rearrange(grad[rows], "(s n) heads d -> s heads n d", s=len(queries))
+        to_queries = rearrange(dq[rows], "(s n) heads d -> s heads n d", s=len(queries))
+        to_keys, to_values = _dense_backward(above, queries, keys, values, bias, to_queries)
+        for number, column in enumerate(columns):
+            length = column.stop - column.start
+            dk[column] = rearrange(to_keys[number, :, :length], "heads m d -> m heads d")
+            dv[column] = rearrange(to_values[number, :, :length], "heads m d -> m heads d")
+    return dq, dk, dv
+
+
+@_attention_backward.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    bounds_q: Tensor,
+    bounds_k: Tensor,
+) -> Any:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:3], *output, *inputs[3:])
+
+
+def _differentiate(context: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_attention_backward(grad, *context.saved_tensors), None, None, None, None)
+
+
+_attention.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _flash(q: Tensor) -> bool:
+    head_dim = q.shape[-1]
+    return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and head_dim % 8 == 0 and head_dim <= 256
+
+
+def _longest(bounds: Tensor) -> int:
+    return int(bounds.diff().max())
+
+
+def _sums_like(q: Tensor) -> Tensor:
+    return torch.empty((q.shape[1], q.shape[0]), dtype=torch.float32, device=q.device)
+
+
+def _batches(
+    q: Tensor, k: Tensor, v: Tensor, bounds_q: Tensor, bounds_k: Tensor
+) -> Iterator[tuple[slice, list[slice], Tensor, Tensor, Tensor, Tensor | None]]:
+    """Neighbours of as many queries: where their queries stand, where their keys, queries ``(s, heads, n, d)`` over the
+    square root of d, keys and values ``(s, heads, m, d)``, bias ``(s, 1, 1, m)``."""
+    ends = pairwise(bounds_q.tolist()), pairwise(bounds_k.tolist())
+    pairs = [(slice(*row), slice(*column)) for row, column in zip(*ends, strict=True)]
+    for length, run in groupby(pairs, key=lambda pair: pair[0].stop - pair[0].start):
+        members = list(run)
+        rows = slice(members[0][0].start, members[-1][0].stop)
+        columns = [column for _, column in members]
+        queries = rearrange(q[rows], "(s n) heads d -> s heads n d", n=length) / math.sqrt(q.shape[-1])
+        lengths = [column.stop - column.start for column in columns]
+        if len(set(lengths)) == 1:
+            whole = slice(columns[0].start, columns[-1].stop)
+            keys, values = (rearrange(x[whole], "(s m) heads d -> s heads m d", m=lengths[0]) for x in (k, v))
+            yield rows, columns, queries, keys, values, None
+        else:
+            keys, values = (
+                rearrange(pad_sequence([x[column] for column in columns]), "m s heads d -> s heads m d") for x in (k, v)
+            )
+            yield rows, columns, queries, keys, values, _bias(lengths, keys)
+
+
+def _bias(lengths: list[int], keys: Tensor) -> Tensor:
+    """``(s, 1, 1, longest)``: 0 for the keys of each segment, −inf for its padding."""
+    padding = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]
+    bias = torch.zeros(padding.shape, dtype=keys.dtype).masked_fill(padding, -math.inf)
+    return rearrange(bias, "s m -> s 1 1 m").to(keys.device)
+
+
+def _scores(queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
+    """Softmax over the keys, ``(s, heads, n, m)``."""
+    scores = queries @ keys.mT
+    return (scores if bias is None else scores + bias).softmax(dim=-1)
+
+
+def _dense_backward(
+    grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, to_queries: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of a dense batch: that of the queries is written into ``to_queries``, those of keys and values are
+    summed over the chunks of queries in fp32."""
+    to_keys, to_values = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (keys, values))
+    chunks = (x.split(BACKWARD_CHUNK, dim=2) for x in (queries, grad, to_queries))
+    for part, above, target in zip(*chunks, strict=True):
+        weights = _scores(part, keys, bias)  # s heads n m
+        to_values += weights.mT @ above
+        to_scores = torch._softmax_backward_data(above @ values.mT, weights, -1, weights.dtype)
+        target.copy_(to_scores @ keys).div_(math.sqrt(keys.shape[-1]))
+        to_keys += to_scores.mT @ part
+    return to_keys, to_values

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from data.dataset import Clip
 from data.packing import View
@@ -16,6 +17,7 @@ from data.transforms import to_float
 from vae3d import LatentCodec
 from video_dit.context import ContextConfig, Pattern, draw_pattern, known_keyframe_level, with_suffix
 from video_dit.noise import NoiseConfig, add_noise, level_shift, loss_weight, path_alphas_cumprod, prediction_target
+from video_dit.text import PromptTokens, tokenize
 from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token
 
 LEVELS_MULTIPLE = 32
@@ -27,8 +29,8 @@ class Pack:
 
     hidden_states, target: ``(n, c·p·p)`` fp32. levels: ``(l,)`` fp32, padded to a multiple of 32. level_index:
     ``(n,)``. coords: ``(n, 3)``. one_frame, made: ``(n,)`` bool; loss is taken where made. weight: ``(n,)`` fp32, of
-    the squared error. prompts, clips: the text and the index of each sample. prompt_embeds: of each prompt,
-    ``(m, d_text)``, where it is stored with the clip.
+    the squared error. loss_elements: elements of ``target`` that bear loss. prompts: of the samples. clips: the index
+    of each.
     """
 
     hidden_states: Tensor
@@ -40,19 +42,14 @@ class Pack:
     made: Tensor
     weight: Tensor
     segments: Segments
-    prompts: tuple[str, ...]
-    prompt_embeds: tuple[Tensor | None, ...]
+    prompts: PromptTokens
     clips: tuple[int, ...]
-
-    @property
-    def loss_elements(self) -> int:
-        """Number of elements of ``target`` that bear loss."""
-        return int(self.made.sum()) * self.target.shape[1]
+    loss_elements: int
 
     def to(self, device: torch.device | str) -> "Pack":
         """The same on another device."""
-        tensors = ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made", "weight")
-        return replace(self, **{name: getattr(self, name).to(device) for name in (*tensors, "segments")})
+        moved = {name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")}
+        return replace(self, **moved)
 
 
 @torch.no_grad()
@@ -103,6 +100,7 @@ def build_pack(
     base_tokens: int,
     context: ContextConfig,
     noise: NoiseConfig,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Pack:
     """Noise the views of pack ``position`` and put them end to end.
 
@@ -121,19 +119,20 @@ def build_pack(
     for sample in samples:
         index.append(sample.level_index + before)
         before += len(sample.levels)
+    target, made = torch.cat([sample.target for sample in samples]), torch.cat([sample.made for sample in samples])
     return Pack(
         hidden_states=torch.cat([sample.noisy for sample in samples]),
-        target=torch.cat([sample.target for sample in samples]),
+        target=target,
         levels=levels,
         level_index=torch.cat(index),
         coords=torch.cat([sample.coords for sample in samples]),
         one_frame=torch.cat([sample.one_frame for sample in samples]),
-        made=torch.cat([sample.made for sample in samples]),
+        made=made,
         weight=torch.cat([sample.weight for sample in samples]),
         segments=Segments.from_lengths([len(sample.noisy) for sample in samples]),
-        prompts=tuple(sample.prompt for sample in samples),
-        prompt_embeds=tuple(sample.prompt_embeds for sample in samples),
+        prompts=tokenize(tokenizer, [s.prompt for s in samples], [s.prompt_embeds for s in samples]),
         clips=tuple(view.index for view, _, _ in views),
+        loss_elements=int(made.sum()) * target.shape[1],
     )
 
 

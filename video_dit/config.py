@@ -53,7 +53,7 @@ class DataConfig:
     """Processes that render or read ahead."""
     validation_packs: int = 4
     sample_prompts: list[str] = field(default_factory=list)
-    """Prompts of the sample videos made at each validation."""
+    """Prompts of the sample videos made at each validation; with any, an unseen clip is continued as well."""
 
     def __post_init__(self) -> None:
         for size in self.sizes:

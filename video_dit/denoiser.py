@@ -9,13 +9,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vae3d import LatentCodec
 from video_dit.batch import Pack
+from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
-from video_dit.engine import averaged_weights
+from video_dit.lora import add_lora, copy_adapter
 from video_dit.model import VideoDiT
 from video_dit.noise import NoiseConfig
 from video_dit.pipeline import VideoPipeline, check_model_folder
 from video_dit.schedulers import model_scheduler, noise_facts
-from video_dit.text import encode_prompts, load_text_encoder
+from video_dit.text import encode_tokens, load_text_encoder
 
 
 class Denoiser(nn.Module):
@@ -28,8 +29,8 @@ class Denoiser(nn.Module):
         self.transformer, self.tokenizer, self.text_encoder = transformer, tokenizer, text_encoder
 
     def forward(self, pack: Pack) -> Tensor:
-        """Weighted sum of the squared errors of the prediction over the elements that bear loss, fp32."""
-        embeds, prompt_segments = encode_prompts(self.tokenizer, self.text_encoder, pack.prompts, pack.prompt_embeds)
+        """Weighted squared error of the prediction of each token ``(n,)``, fp32, summed over its elements; 0 where no
+        loss is taken."""
         prediction = self.transformer(
             pack.hidden_states,
             pack.levels,
@@ -37,14 +38,15 @@ class Denoiser(nn.Module):
             pack.coords,
             pack.one_frame,
             pack.segments,
-            embeds,
-            prompt_segments,
+            encode_tokens(self.text_encoder, pack.prompts),
+            pack.prompts.segments,
         )
-        return ((prediction.float() - pack.target).square() * (pack.weight * pack.made)[:, None]).sum()
+        return ((prediction.float() - pack.target).square() * (pack.weight * pack.made)[:, None]).sum(dim=1)
 
 
 def build_denoiser(config: RunConfig, codec: LatentCodec) -> Denoiser:
-    """Text encoder and transformer with random weights, or those of ``train.init_from``."""
+    """Text encoder and transformer with random weights, or those of ``train.init_from``, frozen under an adapter where
+    ``train.lora.rank`` asks for one."""
     torch.manual_seed(config.seed)
     trained_on = {
         "sample_sizes": [list(size) for size in config.data.sizes],
@@ -52,7 +54,11 @@ def build_denoiser(config: RunConfig, codec: LatentCodec) -> Denoiser:
         "frame_rate": config.data.frame_rates[0],
     }
     if config.train.init_from:
-        return load_denoiser(config, codec, trained_on)
+        denoiser = load_denoiser(config, codec, trained_on)
+        if config.train.lora.rank:
+            denoiser.text_encoder.requires_grad_(False)
+            add_lora(denoiser.transformer, config.train.lora)
+        return denoiser
     tokenizer, text_encoder = load_text_encoder(config.text)
     transformer = VideoDiT(
         in_channels=codec.latent_channels,
@@ -97,6 +103,7 @@ def averaged_pipeline(
     """A pipeline with the averaged weights that a checkpoint holds, in bf16; frozen weights are the module's own."""
     transformer = VideoDiT.from_config(module.transformer.config)
     text_encoder = type(module.text_encoder)(module.text_encoder.config)
+    copy_adapter(module.transformer, transformer)
     copy = Denoiser(transformer, module.tokenizer, text_encoder)
     copy.load_state_dict(averaged_weights(module, folder), strict=False)
     copy.to(device=device, dtype=torch.bfloat16).eval()

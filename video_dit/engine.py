@@ -1,20 +1,22 @@
-"""What every training program shares: its settings, the DeepSpeed engine, saving and resuming."""
+"""What every training program shares: its settings, its ranks and the DeepSpeed engine."""
 
-import shutil
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from socket import socket
 
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed import comm as dist
-from deepspeed.runtime.zero.utils import ZeRORuntimeException
-from torch import Tensor, nn
+from torch import nn
 
-from video_dit.ema import EMA, read_ema
 from video_dit.layers import fast_dtype
+from video_dit.lora import LoRAConfig
+
+LAUNCHED = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")  # set by launchers, for DeepSpeed to read
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,34 @@ class TrainConfig:
     """The last steps, over which the rate falls linearly to 0."""
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    """Not for Muon, whose updates have a norm of their own."""
+    """Longer gradients are cut to it; 0 leaves them. Not for Muon, whose updates have a norm of their own."""
     accumulation: int = 1
     """Packs a rank takes for one optimizer step."""
     zero_stage: int = 1
     offload_optimizer: bool = False
+    """Keep masters and moments in the host's memory, and step there."""
+    sequence_parallel: int = 1
+    """Ranks that share a pack, each with a slice of its tokens, for clips too long for one."""
+    checkpointing: bool = False
+    """Keep only the input of each block of the transformer for the way back and run the block again there: a third more
+    computation for a fraction of the activations."""
     ema_decay: float = 0.999
+    compile: bool = True
+    """Compile the blocks of the transformer, on a GPU with ZeRO 1 or 2; a minute at the start."""
     init_from: str = ""
     """A model folder to start from; empty starts from random weights."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """An adapter that is trained in place of the weights of ``init_from``."""
+    peak_tflops: float = 0.0
+    """Dense bf16 TFLOP/s of a device, which MFU is measured against; 0 takes what is known of H100, H200 and A100, and
+    shows TFLOP/s on others."""
+    wandb: bool = False
+    """Log to Weights & Biases as well (extra ``wandb``)."""
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (1, 2, 3):
             raise ValueError(f"train.zero_stage={self.zero_stage} must be 1, 2 or 3")
-        for name in ("max_steps", "save_every", "accumulation"):
+        for name in ("max_steps", "save_every", "accumulation", "sequence_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be at least 1")
         if self.optimizer not in ("adamw", "muon"):
@@ -57,6 +74,14 @@ class TrainConfig:
         for name in ("lr", "muon_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be above 0")
+        if not self.max_grad_norm >= 0:
+            raise ValueError(f"train.max_grad_norm={self.max_grad_norm} must be at least 0; 0 is no limit")
+        if not 0 <= self.peak_tflops < float("inf"):
+            raise ValueError(f"train.peak_tflops={self.peak_tflops} must be 0 or more")
+        if self.lora.rank and not self.init_from:
+            raise ValueError(f"train.lora.rank={self.lora.rank} needs a model to adapt: set train.init_from=FOLDER")
+        if self.wandb and find_spec("wandb") is None:
+            raise ValueError("train.wandb=true needs the package wandb: pip install wandb, or leave it off")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay={self.ema_decay} must be in [0, 1)")
 
@@ -69,11 +94,19 @@ def process_group() -> Iterator[None]:
     every job on CPUs would compile or load it; if a process is killed while it compiles, its lock file stays, and later
     jobs wait for ever. Each rank would also leave 66 MiB in ``/dev/shm``.
 
+    Without a launcher, which would say otherwise by the environment, this process is the only rank.
+
     A group of gloo that is left open may abort the process when it ends, as its threads let go of tensors when Python
     is no more: 8 of 24 processes that ended right after a barrier did.
     """
     # set as a whole: to read it would have DeepSpeed probe all its extensions, by the compiler
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    if not any(name in os.environ for name in LAUNCHED):
+        with socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in alone.items()})
     deepspeed.init_distributed()
     done = False
     try:
@@ -83,6 +116,18 @@ def process_group() -> Iterator[None]:
         # where one rank fails, NCCL would wait for the others
         if done or torch.distributed.get_backend() != "nccl":
             dist.destroy_process_group()
+
+
+def global_sums(values: Sequence[float], device: torch.device) -> list[float]:
+    """Sums over all ranks."""
+    totals = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(totals)
+    return totals.tolist()
+
+
+def global_sum(value: float, device: torch.device) -> float:
+    """Sum over all ranks."""
+    return global_sums([value], device)[0]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -120,9 +165,9 @@ def muon_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     return MuonWithAuxAdam([g for g in groups if g["params"]], adam_optimizer=torch.optim.AdamW)
 
 
-def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
+def initialize(module: nn.Module, config: TrainConfig, dtype: torch.dtype | None = None) -> DeepSpeedEngine:
     """A DeepSpeed engine over the module's trainable parameters: bf16 with fp32 master weights; on a CPU without bf16
-    instructions fp32 throughout."""
+    instructions, or where ``dtype`` says so, fp32 throughout."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     muon = config.optimizer == "muon"
     optimizer = muon_optimizer(module, config) if muon else adamw_optimizer(module, config)
@@ -133,11 +178,12 @@ def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": 0.0 if muon else config.max_grad_norm,
-        "bf16": {"enabled": fast_dtype(device) == torch.bfloat16},
+        "bf16": {"enabled": (dtype or fast_dtype(device)) == torch.bfloat16},
         "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": config.zero_stage,
             "reduce_scatter": not muon,  # Muon needs whole gradients
+            "reduce_bucket_size": reduce_bucket_size(module),
             **({"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}),
         },
         "zero_allow_untested_optimizer": True,
@@ -146,6 +192,11 @@ def initialize(module: nn.Module, config: TrainConfig) -> DeepSpeedEngine:
     }
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
     return engine
+
+
+def reduce_bucket_size(module: nn.Module) -> int:
+    """Gradients reduced at a time, at most DeepSpeed's default; a GPU holds a buffer of so many, used or not."""
+    return min(500_000_000, sum(p.numel() for p in module.parameters() if p.requires_grad))
 
 
 def optimizer_name(engine: DeepSpeedEngine) -> str:
@@ -158,96 +209,3 @@ def set_learning_rate(engine: DeepSpeedEngine, config: TrainConfig, step: int) -
     rate = learning_rate(config, step)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * config.muon_lr / config.lr if group.get("use_muon") else rate
-
-
-def checkpoint_folder(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps lies."""
-    return run_dir / "checkpoints" / f"step-{step}"
-
-
-def save_checkpoint(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int) -> Path:
-    """Write weights, optimizer and average after ``step`` steps; all ranks call it.
-
-    ``run_dir/checkpoints/latest`` names the newest whole one and is written last, so that a save that was cut
-    short is never loaded. The one before the newest is kept, older ones are removed.
-    """
-    folder = checkpoint_folder(run_dir, step)
-    root = folder.parent
-    if engine.global_rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)  # of a save that was cut short, perhaps with more ranks
-    dist.barrier()
-    state = {"step": step, "optimizer_name": optimizer_name(engine)}
-    engine.save_checkpoint(str(root), tag=folder.name, client_state=state, save_latest=False)
-    ema.save(folder, engine.global_rank)
-    dist.barrier()
-    if engine.global_rank == 0:
-        draft = root / "latest.part"
-        draft.write_text(folder.name)
-        draft.replace(root / "latest")
-        saved = {int(path.name.removeprefix("step-")): path for path in root.glob("step-*")}
-        for older in sorted(number for number in saved if number < step)[:-1]:
-            shutil.rmtree(saved[older])
-    dist.barrier()
-    return folder
-
-
-def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path) -> int:
-    """Load the newest whole checkpoint, if there is one. Returns the number of steps done (0 without one)."""
-    latest = run_dir / "checkpoints" / "latest"
-    if not latest.is_file():
-        return 0
-    tag = latest.read_text().strip()
-    exists = (latest.parent / tag).is_dir()
-    try:
-        path, state = engine.load_checkpoint(str(latest.parent), tag=tag) if exists else (None, {})
-    except (RuntimeError, KeyError, ZeRORuntimeException) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{latest.parent / tag} does not fit this model, ZeRO stage or number of ranks ({reason}): "
-            "use the settings of the run, or another run_dir"
-        ) from None
-    if path is None:
-        raise ValueError(f"{latest.parent / tag} cannot be loaded: remove {latest} to start anew")
-    written_with = state.get("optimizer_name", "AdamW")
-    if written_with != optimizer_name(engine):
-        raise ValueError(
-            f"{latest.parent / tag} was written with {written_with}: use the train.optimizer of the run, "
-            "or another run_dir"
-        )
-    ema.load(latest.parent / tag)
-    return int(state["step"])
-
-
-def averaged_weights(module: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of all ranks in ``folder`` as a state dict, in the parameters' own shapes, fp32; frozen ones
-    are the module's. All ranks call it. Buffers are not in it.
-    """
-    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
-    with deepspeed.zero.GatheredParameters(list(frozen.values())):  # stage 3 cuts these up as well
-        given = {name: p.detach().float().clone() for name, p in frozen.items()}
-    shapes = {n: getattr(p, "ds_shape", p.shape) for n, p in module.named_parameters() if p.requires_grad}
-    flat = read_ema(folder, {name: (0, shape.numel()) for name, shape in shapes.items()})
-    return given | {name: part.view(shapes[name]) for name, part in flat.items()}
-
-
-def is_newer(folder: Path, than: Path) -> bool:
-    """Whether ``folder`` is there and was written no earlier than ``than``."""
-    return folder.is_dir() and folder.stat().st_mtime >= than.stat().st_mtime
-
-
-@contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to write into, which takes the place of ``folder`` when the block ends well."""
-    draft, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("part", "old"))
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import mean
 
 import torch
@@ -16,8 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.dataset import ClipSource
 from data.packing import PackPlan, cost
-from video_dit.engine import TrainConfig, muon_optimizer
+from video_dit.attention import attention_flops
+from video_dit.engine import TrainConfig, muon_optimizer, reduce_bucket_size
 from video_dit.layers import fast_dtype
+from video_dit.lora import copy_adapter
 from video_dit.model import VideoDiT
 from video_dit.preflight import count, first_epoch
 from video_dit.tokens import Segments
@@ -27,40 +28,41 @@ FP32 = 4  # bytes
 
 @dataclass(frozen=True)
 class PackCost:
-    """Of a pack, forward and backward. flops: a multiplication and an addition are two. activations: bytes kept for the
-    way back, on a CPU. scores: those of them that are the softmax of attention in the transformer, which the kernels of
-    GPUs do not keep."""
+    """Of a pack, forward and backward. flops: a multiplication and an addition are two; nothing is computed twice.
+    activations: bytes kept for the way back."""
 
     flops: int
     activations: int
-    scores: int
 
 
 def measure_pack(
-    transformer: VideoDiT, text_encoder: PreTrainedModel, samples: Sequence[tuple[int, int]], dtype: torch.dtype
+    transformer: VideoDiT,
+    text_encoder: PreTrainedModel,
+    samples: Sequence[tuple[int, int]],
+    dtype: torch.dtype,
+    checkpointing: bool = False,
 ) -> PackCost:
     """Run forward and backward on the meta device, where tensors have no memory, and count.
 
     All blocks are alike: transformers of one and of two are run, and the difference counts for each further one.
-    Neighbours of one length are a call, as attention on a CPU has them, their texts as long as the longest.
 
     Args:
-        samples: tokens, and tokens of the prompt, of each sample of the pack, in its order.
-        dtype: of weights and activations.
+        samples: tokens, and tokens of the prompt, of each sample of the pack.
+        dtype: of weights and activations. checkpointing: of each block its input is kept, and all of one at a time.
     """
-    runs = [list(run) for _, run in groupby(samples, key=lambda sample: sample[0])]
-    one, two = (_run(transformer, text_encoder, runs, dtype, layers) for layers in (1, 2))
+    one, two = (_run(transformer, text_encoder, samples, dtype, layers) for layers in (1, 2))
     further = transformer.config.num_layers - 1
     flops, kept = (a + further * (b - a) for a, b in zip(one, two, strict=True))
-    looked_at = sum(len(run) * run[0][0] * (run[0][0] + max(text for _, text in run)) for run in runs)
-    scores = looked_at * transformer.config.num_heads * transformer.config.num_layers * dtype.itemsize
-    return PackCost(flops, kept, scores)
+    if checkpointing:
+        inputs = sum(tokens for tokens, _ in samples) * transformer.config.hidden_size * dtype.itemsize
+        kept = one[1] + further * inputs
+    return PackCost(flops, kept)
 
 
 def _run(
     transformer: VideoDiT,
     text_encoder: PreTrainedModel,
-    runs: Sequence[Sequence[tuple[int, int]]],
+    samples: Sequence[tuple[int, int]],
     dtype: torch.dtype,
     layers: int,
 ) -> tuple[int, int]:
@@ -71,26 +73,28 @@ def _run(
         seen.setdefault(_storage(tensor), tensor)
         return tensor
 
+    segments, texts = (Segments.from_lengths(lengths, "meta") for lengths in zip(*samples, strict=True))
     with torch.device("meta"), _attention_in_its_own_type(), FlopCounterMode(display=False) as counter:
         shallow = VideoDiT.from_config({**transformer.config, "num_layers": layers})
+        copy_adapter(transformer, shallow)
         weights, weights_of_text = _weights(shallow, dtype), _weights(text_encoder, dtype)
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            ids = torch.zeros(sum(map(len, runs)), max(text for run in runs for _, text in run), dtype=torch.long)
-            texts = functional_call(text_encoder, weights_of_text, (), {"input_ids": ids}).last_hidden_state  # s m d
-            losses = []
-            for run, rows in zip(runs, texts.split([len(run) for run in runs]), strict=True):
-                text = rows[:, : max(length for _, length in run)]
-                losses.append(_loss(shallow, weights, run[0][0], text))
-            loss = torch.stack(losses).sum()
+            ids = torch.zeros(texts.count, texts.max_length, dtype=torch.long)
+            states = functional_call(text_encoder, weights_of_text, (), {"input_ids": ids}).last_hidden_state  # s m d
+            text = states.flatten(0, 1).index_select(0, torch.empty(sum(texts.lengths), dtype=torch.long))  # m d
+            loss = _loss(shallow, weights, segments, text, texts)
         loss.backward()
     of_weights = {_storage(tensor) for tensor in (*weights.values(), *weights_of_text.values())}
     kept = sum(tensor.untyped_storage().nbytes() for key, tensor in seen.items() if key not in of_weights)
-    return counter.get_total_flops(), kept
+    width = transformer.config.hidden_size
+    attention = attention_flops(segments, segments, width) + attention_flops(segments, texts, width)  # in one operator
+    return counter.get_total_flops() + 3 * layers * attention, kept
 
 
 @contextmanager
 def _attention_in_its_own_type() -> Iterator[None]:
-    """Attention on the meta device is that of PyTorch's plain kernel, which would copy what is in 16 bits to fp32."""
+    """Attention of the text encoder on the meta device is PyTorch's plain kernel, which would copy what is in 16 bits
+    to fp32."""
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
@@ -111,22 +115,23 @@ def _weights(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def _loss(transformer: VideoDiT, weights: dict[str, Tensor], length: int, text: Tensor) -> Tensor:
-    """Of samples of one length, with two noise levels each; ``text (s, m, d)``."""
-    samples, text_length, _ = text.shape
-    n = samples * length
+def _loss(
+    transformer: VideoDiT, weights: dict[str, Tensor], segments: Segments, text: Tensor, texts: Segments
+) -> Tensor:
+    """Of samples with two noise levels each; ``text (m, d)``."""
+    n = sum(segments.lengths)
     prediction = functional_call(
         transformer,
         weights,
         (
             torch.empty(n, transformer.config.in_channels * transformer.config.patch_size**2),
-            torch.empty(2 * samples),
+            torch.empty(2 * segments.count),
             torch.empty(n, dtype=torch.long),
             torch.empty(n, 3),
             torch.empty(n, dtype=torch.bool),
-            Segments(torch.empty(samples + 1, dtype=torch.int32), length, True),
-            text.flatten(0, 1),
-            Segments(torch.empty(samples + 1, dtype=torch.int32), text_length, True),
+            segments,
+            text,
+            texts,
         ),
     )
     made = torch.empty(n, dtype=torch.bool)
@@ -172,7 +177,7 @@ def rank_memory(module: nn.Module, config: TrainConfig, stage: int, ranks: int, 
         gradients=gradients,
         optimizer=FP32 * part + 2 * FP32 * (trained - by_muon) // ranks + momentum,
         average=FP32 * part,
-        bucket=(FP32 if stage == 3 else size) * settings.reduce_bucket_size,
+        bucket=(FP32 if stage == 3 else size) * reduce_bucket_size(module),
     )
 
 
@@ -202,19 +207,18 @@ def footprint_lines(
     texts = [source.text(view.index, view.epoch) for view in packs[costliest]]
     lengths = [len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]]
     tokens = [view.tokens for view in packs[costliest]]
-    measured = measure_pack(transformer, text_encoder, list(zip(tokens, lengths, strict=True)), dtype)
+    samples = list(zip(tokens, lengths, strict=True))
+    measured = measure_pack(transformer, text_encoder, samples, dtype, config.checkpointing)
     flops = measured.flops * mean(costs) / max(costs) * plan.packs_per_step
     step_tokens = mean(sum(view.tokens for view in pack) for pack in packs) * plan.packs_per_step
-    without = measured.activations - measured.scores
-    activations = without if cuda else measured.activations
+    activations = measured.activations
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters()) - trained
     lines = [
         f"parameters: {transformer.num_parameters():,} of the transformer, {text_encoder.num_parameters():,} of the "
         f"text encoder; {trained:,} trained, {frozen:,} frozen",
         f"a step: {step_tokens:,.0f} tokens and {flops / 1e12:,.3g} TFLOP on average, forward and backward",
-        f"activations: {_bytes(measured.activations)} kept for backward by the costliest pack on a CPU; about "
-        f"{_bytes(without)} on a GPU, which keeps no scores of attention",
+        f"activations: {_bytes(activations)} kept for backward by the costliest pack",
         "  (both of the costliest pack as run on the meta device; FLOPs of the others in proportion to their cost)",
         f"memory of a rank on {count(ranks, 'rank')}, {config.optimizer}, {str(dtype).removeprefix('torch.')}"
         f"{', optimizer and average on the host' if config.offload_optimizer else ''}:",
@@ -222,9 +226,7 @@ def footprint_lines(
     ]
     for stage in (1, 2, 3):
         held = rank_memory(module, config, stage, ranks, dtype)
-        used = (FP32 if stage == 3 else dtype.itemsize) * trained
-        bucket = held.bucket if cuda else min(held.bucket, used)  # on a CPU what is not used takes no memory
-        row = [held.weights, held.gradients, held.optimizer, held.average, bucket, activations]
+        row = [held.weights, held.gradients, held.optimizer, held.average, held.bucket, activations]
         on_host = held.optimizer + held.average if config.offload_optimizer and cuda else 0
         cells = "".join(f"{_bytes(number):>13}" for number in (*row, sum(row) - on_host))
         lines.append(f"  {stage:<6}{cells}{'  <- train.zero_stage' if stage == config.zero_stage else ''}")

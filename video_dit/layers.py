@@ -6,7 +6,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from video_dit.attention import segment_attention
+from video_dit.level_table import LevelIndex, of_level
 from video_dit.rope import apply_rope
+from video_dit.sequence_parallel import split_attention
 from video_dit.tokens import Segments
 
 
@@ -24,16 +26,10 @@ def sinusoid(values: Tensor, channels: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def of_level(table: Tensor, level_index: Tensor) -> Tensor:
-    """The row of a table ``(l, d)`` for each token, ``(n, d)``. In fp32 on the way back: the gradient of a row is a sum
-    over all tokens of its level, too long a sum for 16 bits."""
-    return F.embedding(level_index, table.float()).to(table.dtype)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, level_index: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, levels: LevelIndex) -> Tensor:
     """Layer norm of ``x (n, d)``, scaled and shifted by the row of the ``(l, d)`` tables that its level names."""
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return x * (1 + of_level(scale, level_index)) + of_level(shift, level_index)
+    return torch.addcmul(of_level(shift, levels), x, 1 + of_level(scale, levels))
 
 
 class LevelEmbedding(nn.Module):
@@ -84,7 +80,10 @@ class Attention(nn.Module):
         q, k = self.norm_q(q), self.norm_k(k)
         if rope is not None:
             q, k = apply_rope(q, *rope), apply_rope(k, *rope)
-        out = segment_attention(q, k, v, segments, source_segments)
+        if segments.split is not None and source_segments is segments:
+            out = split_attention(q, k, v, segments.split)
+        else:
+            out = segment_attention(q, k, v, segments, source_segments)
         return self.to_out(rearrange(out, "n heads d -> n (heads d)"))
 
 
@@ -119,7 +118,7 @@ class Block(nn.Module):
         self,
         hidden_states: Tensor,
         modulation: Tensor,
-        level_index: Tensor,
+        levels: LevelIndex,
         rope: tuple[Tensor, Tensor],
         segments: Segments,
         text: Tensor,
@@ -128,10 +127,10 @@ class Block(nn.Module):
         """Tokens ``(n, d)`` to tokens; ``modulation (l, 6, d)`` has a row a distinct level, ``text (m, d_text)``."""
         table = modulation + self.offset
         shift, scale, gate, shift_ff, scale_ff, gate_ff = table.unbind(dim=1)  # each (l, d)
-        x = modulate(hidden_states, shift, scale, level_index)
+        x = modulate(hidden_states, shift, scale, levels)
         x = self.attn(x, x, segments, segments, rope)
-        hidden_states = hidden_states + of_level(gate, level_index) * x
+        hidden_states = hidden_states + of_level(gate, levels) * x
         x = self.cross_attn(self.norm_text(hidden_states), text, segments, text_segments, None)
         hidden_states = hidden_states + x
-        x = self.ff(modulate(hidden_states, shift_ff, scale_ff, level_index))
-        return hidden_states + of_level(gate_ff, level_index) * x
+        x = self.ff(modulate(hidden_states, shift_ff, scale_ff, levels))
+        return hidden_states + of_level(gate_ff, levels) * x

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from video_dit.layers import Block, LevelEmbedding, modulate
+from video_dit.level_table import LevelIndex
 from video_dit.rope import rope_angles
 from video_dit.tokens import Segments
 
@@ -38,6 +39,8 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
     """
 
     config: Any  # a dict whose entries are attributes as well
+    _supports_gradient_checkpointing = True
+    _repeated_blocks = ["Block"]  # noqa: RUF012  # what `compile_repeated_blocks` of diffusers compiles
 
     @register_to_config
     def __init__(
@@ -56,6 +59,7 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
         base_tokens: int = 36,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = False  # see `enable_gradient_checkpointing` of diffusers
         if hidden_size % num_heads or hidden_size // num_heads % 2:
             raise ValueError(f"model.hidden_size={hidden_size} must be an even multiple of model.num_heads={num_heads}")
         patch_dim = in_channels * patch_size**2
@@ -110,9 +114,14 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
         x = x + one_frame[:, None].to(dtype) * self.one_frame_embed
         embedding = F.silu(self.level_embed(levels))  # l d
         modulation = rearrange(self.modulation(embedding), "l (six d) -> l six d", six=6)
+        index = LevelIndex.of(level_index, levels.shape[0])
         rope = rope_angles(coords, head_dim, self.config.rope_theta)
         text = self.norm_text(prompt_embeds.to(dtype))  # m d_text
         for block in self.blocks:
-            x = block(x, modulation, level_index, rope, segments, text, prompt_segments)
+            arguments = (x, modulation, index, rope, segments, text, prompt_segments)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, *arguments)  # type: ignore[misc]
+            else:
+                x = block(*arguments)
         shift, scale = self.modulation_out(embedding).chunk(2, dim=1)
-        return self.proj_out(modulate(x, shift, scale, level_index)).to(hidden_states.dtype)
+        return self.proj_out(modulate(x, shift, scale, index)).to(hidden_states.dtype)

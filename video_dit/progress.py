@@ -1,9 +1,13 @@
 """What a person sees of a run: progress bar, TensorBoard, ``metrics.jsonl`` and the loss curve as a PNG."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -15,9 +19,10 @@ class Progress:
         run_dir: where ``metrics.jsonl``, ``tensorboard/`` and ``loss.png`` go.
         start, total: steps done before, and in all.
         show: whether this is the rank that shows.
+        wandb: also log to Weights & Biases, as the run ``run_dir.name`` of the project ``video-dit``.
     """
 
-    def __init__(self, run_dir: Path, start: int, total: int, show: bool) -> None:
+    def __init__(self, run_dir: Path, start: int, total: int, show: bool, wandb: bool = False) -> None:
         self.run_dir, self.show = run_dir, show
         self._bar = tqdm(initial=start, total=total, disable=not show, desc=run_dir.name, unit="step")
         if show:
@@ -26,12 +31,20 @@ class Progress:
             kept = [line for line in self._records() if line["step"] <= start]
             self._metrics.write_text("".join(json.dumps(line) + "\n" for line in kept))
             self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
+        self._wandb: Any = None
+        if wandb and show:
+            import wandb as weights_and_biases  # an extra, and it takes a second
 
-    def step(self, done: int, scalars: Mapping[str, float]) -> None:
-        """Record the figures of the step that makes ``done`` steps, and move the bar."""
+            self._wandb = weights_and_biases.init(
+                project="video-dit", name=run_dir.name, id=run_id(run_dir), resume="allow", dir=str(run_dir)
+            )
+
+    def step(self, done: int, scalars: Mapping[str, float], aside: Mapping[str, float] | None = None) -> None:
+        """Record the figures of the step that makes ``done`` steps, and move the bar, which has no place for those that
+        are given ``aside``."""
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in scalars.items()}, refresh=False)
         self._bar.update()
-        self.record(done, {f"train/{name}": value for name, value in scalars.items()})
+        self.record(done, {f"train/{name}": value for name, value in {**scalars, **(aside or {})}.items()})
 
     def record(self, done: int, scalars: Mapping[str, float]) -> None:
         """Record figures under their full names, such as ``validation/loss``."""
@@ -41,6 +54,23 @@ class Progress:
             self._writer.add_scalar(name, value, done)
         with self._metrics.open("a") as file:
             file.write(json.dumps({"step": done, **scalars}) + "\n")
+        if self._wandb is not None:
+            self._wandb.log(dict(scalars), step=done)
+
+    def pictures(self, done: int, sheets: Sequence[Path]) -> None:
+        """Show contact sheets ``step-N-NAME.png``, each under ``samples/NAME``. (Videos of TensorBoard would need one
+        more package; they lie beside the sheets.)"""
+        if not self.show:
+            return
+        for sheet in sheets:
+            name = f"samples/{sheet.stem.split('-', 2)[2]}"
+            with Image.open(sheet) as picture:
+                array = np.asarray(picture.convert("RGB"))
+            self._writer.add_image(name, array, done, dataformats="HWC")
+            if self._wandb is not None:
+                import wandb
+
+                self._wandb.log({name: wandb.Image(array)}, step=done)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -57,6 +87,8 @@ class Progress:
         self._bar.close()
         if self.show:
             self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def _records(self) -> list[dict]:
         if not self._metrics.is_file():
@@ -68,6 +100,11 @@ class Progress:
             except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
                 break
         return records
+
+
+def run_id(run_dir: Path) -> str:
+    """What a resumed run is known by: its folder."""
+    return hashlib.blake2b(str(run_dir.absolute()).encode(), digest_size=8).hexdigest()
 
 
 def plot_metrics(records: list[dict], train: str, validation: str, path: Path) -> None:

@@ -3,6 +3,7 @@
 They are of single frames, and written where ``noise.pictures`` asks for them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from data.transforms import to_float, to_uint8
 from vae3d import LatentCodec
 from video_dit.noise import NUM_TRAIN_TIMESTEPS, NoiseConfig, add_noise, path_alphas_cumprod
 from video_dit.pipeline import VideoPipeline
+from video_dit.stopping import Stop
 
 CLIPS = 4
 LEVELS = 11
@@ -25,10 +27,20 @@ WAYS_BACK = ((DDPMScheduler, NUM_TRAIN_TIMESTEPS), (DDIMScheduler, 50))
 
 
 def write_explanation(
-    pipe: VideoPipeline, source: ClipSource, prompts: list[str], noise: NoiseConfig, run_dir: Path, step: int
+    pipe: VideoPipeline,
+    source: ClipSource,
+    prompts: Sequence[str],
+    noise: NoiseConfig,
+    run_dir: Path,
+    step: int,
+    stop: Stop,
 ) -> None:
     """``forward.png``: pictures of clips on their way to noise. ``samples/step-….png``: of prompts, made by DDPM in all
-    of its timesteps and by DDIM in 50, both from the same noise."""
+    of its timesteps and by DDIM in 50, both from the same noise.
+
+    Raises:
+        StoppedError: it was asked to end.
+    """
     folder = run_dir / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     timesteps = ", ".join(str(round(float(level) * NUM_TRAIN_TIMESTEPS) - 1) for level in path_levels()[1:])
@@ -40,7 +52,7 @@ def write_explanation(
     if prompts:
         ways = {
             f"{SEEDS} by {scheduler.__name__.removesuffix('Scheduler')} in {steps} steps": samples(
-                pipe, scheduler, steps, prompts
+                pipe, scheduler, steps, prompts, stop
             )
             for scheduler, steps in WAYS_BACK
         }
@@ -65,20 +77,21 @@ def forward_process(codec: LatentCodec, frames: Tensor, noise: NoiseConfig) -> T
     return to_uint8(codec.decode(noisy).float().cpu()[:, :, 0].movedim(1, 0))  # c t h w
 
 
-def samples(pipe: VideoPipeline, scheduler: Any, steps: int, prompts: list[str]) -> list[Tensor]:
+def samples(pipe: VideoPipeline, scheduler: Any, steps: int, prompts: Sequence[str], stop: Stop) -> list[Tensor]:
     """Pictures ``(SEEDS, h, w, 3)`` of each prompt, always from the same seeds; ``scheduler`` is its class."""
     given: Any = pipe.scheduler
     other = VideoPipeline(**(pipe.components | {"scheduler": scheduler.from_config(given.config)}))
     other.set_progress_bar_config(disable=True)
     seeds = list(range(SEEDS)) * len(prompts)
     output: Any = other(
-        prompt=prompts,
+        prompt=list(prompts),
         num_frames=1,
         num_videos_per_prompt=SEEDS,
         num_inference_steps=steps,
         guidance_scale=GUIDANCE_SCALE,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="np",
+        callback_on_step_end=stop.on_step_end,
     )
     pictures = torch.from_numpy(output.frames[:, 0]).mul(255).round().to(torch.uint8)
     return list(pictures.split(SEEDS))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -26,6 +27,8 @@ ENCODERS: dict[str, type[PreTrainedModel]] = {
     "clip": CLIPTextModel,
     "clip_text_model": CLIPTextModel,
 }
+
+MIN_GROUP, MAX_GROUPS = 16, 4  # of prompts of like length that are encoded together
 
 
 @dataclass(frozen=True)
@@ -99,31 +102,91 @@ def _no_encoder(name: str, error: Exception) -> str:
     return f"text.encoder={name} is no hub name or folder of an encoder: {reason}"
 
 
-def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase,
-    encoder: PreTrainedModel,
-    prompts: Sequence[str],
-    stored: Sequence[Tensor | None] = (),
-) -> tuple[Tensor, Segments]:
-    """Embeddings of prompts, end to end; longer ones are cut at ``tokenizer.model_max_length`` tokens.
+@dataclass(frozen=True)
+class PromptTokens:
+    """Prompts as an encoder takes them, with how its outputs are put end to end.
 
-    The empty prompt has at least its end token, so no segment is empty; its embedding is the null text.
+    ids, masks: ``(s, longest)`` int64 of each group of prompts that are still to be encoded, padded. stored: ``(rows,
+    d_text)``, the embeddings of the others. places: ``(m,)`` int64, which row each packed token is of all outputs,
+    followed by ``stored``. segments: one a prompt.
+    """
+
+    ids: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
+    stored: Tensor | None
+    places: Tensor
+    segments: Segments
+
+    def to(self, device: torch.device | str) -> "PromptTokens":
+        """The same on another device."""
+        return PromptTokens(
+            tuple(ids.to(device) for ids in self.ids),
+            tuple(mask.to(device) for mask in self.masks),
+            None if self.stored is None else self.stored.to(device),
+            self.places.to(device),
+            self.segments.to(device),
+        )
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], stored: Sequence[Tensor | None] = ()
+) -> PromptTokens:
+    """Prompts to tokens on the host; longer ones are cut at ``tokenizer.model_max_length``.
+
+    Prompts of like length are a group, so that few are padded to the length of the longest. The empty prompt has at
+    least its end token, so no segment is empty; its embedding is the null text.
 
     Args:
         stored: for each prompt its embedding ``(length, d_text)`` if it was made before; nothing for all to be made.
-    Returns:
-        ``(m, d_text)`` and the segments, one a prompt.
     """
     rows = list(stored) or [None] * len(prompts)
-    places = [place for place, row in enumerate(rows) if row is None]
-    if places:
-        batch = tokenizer([prompts[place] for place in places], padding=True, truncation=True, return_tensors="pt")
-        ids, mask = batch["input_ids"].to(encoder.device), batch["attention_mask"].to(encoder.device)
-        states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # b length d
-        for place, row, length in zip(places, states, batch["attention_mask"].sum(dim=1).tolist(), strict=True):
-            rows[place] = row[:length]
-    made = [row.to(encoder.device, encoder.dtype) for row in rows if row is not None]
-    return torch.cat(made), Segments.from_lengths([len(row) for row in made], encoder.device)  # m d
+    todo = sorted((n for n, row in enumerate(rows) if row is None), key=lambda n: len(prompts[n]))
+    size = max(MIN_GROUP, -(-len(todo) // MAX_GROUPS))
+    groups = [todo[first : first + size] for first in range(0, len(todo), size)]
+    spans: dict[int, Tensor] = {}  # of each prompt, the rows of all outputs that are its own
+    ids: list[Tensor] = []
+    masks: list[Tensor] = []
+    before = 0
+    for group in groups:
+        batch = tokenizer([prompts[n] for n in group], padding=True, truncation=True, return_tensors="pt")
+        ids.append(batch["input_ids"])
+        masks.append(batch["attention_mask"])
+        longest = ids[-1].shape[1]
+        for place, (n, length) in enumerate(zip(group, masks[-1].sum(dim=1).tolist(), strict=True)):
+            spans[n] = torch.arange(length) + before + place * longest
+        before += ids[-1].numel()
+    for n, row in enumerate(rows):
+        if row is not None:
+            spans[n] = torch.arange(len(row)) + before
+            before += len(row)
+    given = [row for row in rows if row is not None]
+    in_order = [spans[n] for n in range(len(rows))]
+    return PromptTokens(
+        tuple(ids),
+        tuple(masks),
+        torch.cat(given) if given else None,
+        torch.cat(in_order),
+        Segments.from_lengths([len(span) for span in in_order]),
+    )
+
+
+def encode_tokens(encoder: PreTrainedModel, tokens: PromptTokens) -> Tensor:
+    """Embeddings ``(m, d_text)``, end to end, of the encoder's type."""
+    outputs: list[Tensor] = []
+    for ids, mask in zip(tokens.ids, tokens.masks, strict=True):
+        states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        outputs.append(rearrange(states, "s longest d -> (s longest) d"))
+    if tokens.stored is not None:
+        outputs.append(tokens.stored.to(encoder.dtype))
+    return torch.cat(outputs).index_select(0, tokens.places)  # m d
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, prompts: Sequence[str]
+) -> tuple[Tensor, Segments]:
+    """Embeddings ``(m, d_text)`` of prompts, end to end, and their segments, on the encoder's device."""
+    tokens = tokenize(tokenizer, prompts).to(encoder.device)
+    return encode_tokens(encoder, tokens), tokens.segments
 
 
 def text_fingerprint(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> str:

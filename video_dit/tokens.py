@@ -7,39 +7,65 @@ from itertools import accumulate, pairwise
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
 class Segments:
     """The samples of a pack, end to end.
 
-    cu_seqlens: ``(s + 1,)`` int32, where each begins, and the end. max_length: tokens of the longest. equal: all
-    have that many. Built on the host, so that no kernel waits for a device.
+    cu_seqlens: ``(s + 1,)`` int32, where each begins, and the end. bounds: the same on the host, always, so that no
+    kernel waits for a device to know a length. split: where these tokens are one rank's slice of a pack.
     """
 
     cu_seqlens: Tensor
-    max_length: int
-    equal: bool
+    bounds: Tensor
+    split: "Split | None" = None
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> "Segments":
         """Segments of the given numbers of tokens, each at least 1."""
         assert lengths and min(lengths) > 0
-        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        return cls(bounds.to(device), max(lengths), len(set(lengths)) == 1)
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cpu")
+        return cls(bounds.to(device), bounds)
 
     @property
     def count(self) -> int:
         """Number of segments."""
-        return self.cu_seqlens.numel() - 1
+        return self.bounds.numel() - 1
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each."""
+        return self.bounds.diff().tolist()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest."""
+        return max(self.lengths)
+
+    @property
+    def equal(self) -> bool:
+        """Whether all have as many tokens."""
+        return len(set(self.lengths)) == 1
 
     def slices(self) -> list[slice]:
-        """One slice of tokens a segment. Waits for the device when the bounds are on one."""
-        return [slice(start, stop) for start, stop in pairwise(self.cu_seqlens.tolist())]
+        """One slice of tokens a segment."""
+        return [slice(start, stop) for start, stop in pairwise(self.bounds.tolist())]
 
     def to(self, device: torch.device | str) -> "Segments":
         """The same on another device."""
-        return Segments(self.cu_seqlens.to(device), self.max_length, self.equal)
+        split = self.split and Split(self.split.segments.to(device), self.split.group)
+        return Segments(self.cu_seqlens.to(device, non_blocking=True), self.bounds, split)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The segments of a whole pack, and the ranks that have a slice of its tokens each (see
+    `video_dit.sequence_parallel`)."""
+
+    segments: Segments
+    group: ProcessGroup
 
 
 def patchify(latents: Tensor, patch_size: int) -> Tensor:

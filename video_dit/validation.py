@@ -1,56 +1,80 @@
 """What a run shows of its averaged weights at each checkpoint: the loss on unseen clips, and sample videos."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from deepspeed import comm as dist
 
 from data.sheet import write_contact_sheet
 from video_dit.denoiser import Denoiser
+from video_dit.engine import global_sum, global_sums
 from video_dit.pack_factory import PackFactory
 from video_dit.pipeline import VideoPipeline
-
-
-def global_sums(values: Sequence[float], device: torch.device) -> list[float]:
-    """Sums over all ranks."""
-    totals = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(totals)
-    return totals.tolist()
-
-
-def global_sum(value: float, device: torch.device) -> float:
-    """Sum over all ranks."""
-    return global_sums([value], device)[0]
+from video_dit.stopping import Stop, StoppedError
 
 
 @torch.no_grad()
-def validation_loss(denoiser: Denoiser, factory: PackFactory, rank: int, world: int, device: torch.device) -> float:
-    """Mean loss over the fixed packs of the validation set, each on one rank."""
+def validation_loss(
+    denoiser: Denoiser, factory: PackFactory, rank: int, world: int, device: torch.device, stop: Stop
+) -> float:
+    """Mean loss over the fixed packs of the validation set, shared out over the ranks; all ranks call it.
+
+    Raises:
+        StoppedError: on all ranks, when one was asked to end.
+    """
     error = count = 0.0
     for position in range(rank, factory.config.data.validation_packs, world):
-        pack = factory.build(factory.packs[position], position).to(device)
-        error += float(denoiser(pack))
+        if stop.asked:
+            break
+        pack = factory.build(factory.packs[position], position).pack.to(device)
+        error += float(denoiser(pack).sum())
         count += pack.loss_elements
-    return global_sum(error, device) / global_sum(count, device)
+    error, count, asked = global_sums([error, count, stop.asked], device)
+    if asked:
+        raise StoppedError
+    return error / count
 
 
-def write_samples(pipe: VideoPipeline, prompts: list[str], folder: Path, step: int) -> None:
-    """One video of the trained window and its contact sheet for each prompt, always from seed 0.
+def write_samples(
+    pipe: VideoPipeline, prompts: Sequence[str], folder: Path, step: int, rank: int, world: int, stop: Stop
+) -> None:
+    """One video of the trained window and its contact sheet for each prompt, always from seed 0; the prompts are shared
+    out over the ranks, and all ranks call it.
 
-    There are sheets alone of a window of one frame, and where PyAV is not installed, as on some training machines.
+    Raises:
+        StoppedError: on all ranks, when one was asked to end.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     pipe.set_progress_bar_config(disable=True)
-    for number, prompt in enumerate(prompts):
-        generator = torch.Generator().manual_seed(0)
-        output: Any = pipe(prompt=prompt, generator=generator, output_type="np")
-        levels = (output.frames[0] * 255).round().astype("uint8")
-        path = folder / f"step-{step:07d}-{number}.png"
-        write_contact_sheet(path, levels, pipe.frame_rate)
-        if len(levels) > 1 and find_spec("av") is not None:
-            from data.video import write_video
+    with suppress(StoppedError):
+        for number in range(rank, len(prompts), world):
+            sheet = folder / f"step-{step:07d}-{number}.png"
+            _write_sample(pipe, prompts[number], sheet, stop)
+    if global_sum(stop.asked, pipe.device):
+        raise StoppedError
 
-            write_video(path.with_suffix(".mp4"), levels, pipe.frame_rate)
+
+def _write_sample(pipe: VideoPipeline, prompt: str, sheet: Path, stop: Stop) -> None:
+    stop.check()
+    generator = torch.Generator().manual_seed(0)
+    output: Any = pipe(prompt=prompt, generator=generator, output_type="np", callback_on_step_end=stop.on_step_end)
+    write_clip(sheet, (output.frames[0] * 255).round().astype("uint8"), pipe.frame_rate)
+
+
+def write_clip(sheet: Path, frames: np.ndarray, frame_rate: float, known: np.ndarray | None = None) -> None:
+    """A contact sheet of uint8 frames ``(t, h, w, 3)`` and, beside it, an mp4.
+
+    There is the sheet alone of a single frame, and where PyAV is not installed, as on some training machines.
+
+    Args:
+        known: which frames were given, ``(t,)`` bool.
+    """
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    write_contact_sheet(sheet, frames, frame_rate, known=known)
+    if len(frames) > 1 and find_spec("av") is not None:
+        from data.video import write_video
+
+        write_video(sheet.with_suffix(".mp4"), frames, frame_rate)

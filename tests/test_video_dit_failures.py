@@ -1,0 +1,45 @@
+"""One line for a run that has failed."""
+
+import pytest
+import torch
+
+from video_dit.engine import TrainConfig
+from video_dit.failures import is_out_of_memory, memory_advice, not_finite_line
+
+
+def test_a_real_failure_to_allocate_is_known() -> None:
+    with pytest.raises(RuntimeError) as failure:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(failure.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("not enough memory"), OSError()])
+def test_other_errors_are_not(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+
+
+def test_the_advice_names_what_is_not_turned_yet() -> None:
+    line = memory_advice(MemoryError(), 4608, TrainConfig(zero_stage=1))
+    for words in (
+        "data.token_budget below 4608",
+        "train.checkpointing=true",
+        "train.zero_stage=2",
+        "offload_optimizer",
+    ):
+        assert words in line
+    line = memory_advice(MemoryError(), 4608, TrainConfig(zero_stage=3, offload_optimizer=True))
+    assert "zero_stage" not in line
+    assert "offload" not in line
+    line = memory_advice(RuntimeError("no\nmemory" + 200 * "!"), 4608, TrainConfig())
+    assert line.startswith("out of memory (no memory!!!")
+    assert len(line) < 400
+    assert "\n" not in line
+
+
+def test_a_loss_that_is_no_number_is_told_with_step_rank_and_clips() -> None:
+    line = not_finite_line(7, 3, [5, 12])
+    for words in ("step 7", "rank 3", "clips 5, 12"):
+        assert words in line

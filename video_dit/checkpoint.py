@@ -1,0 +1,161 @@
+"""Checkpoints of a training run: weights, optimizer and average, saved by some ranks and resumed by any others."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed import DeepSpeedEngine
+from deepspeed import comm as dist
+from torch import Tensor, nn
+
+from video_dit.ema import EMA, KIND
+from video_dit.engine import optimizer_name
+from video_dit.slices import (
+    local_fp32_slices,
+    local_state_slices,
+    read_slices,
+    set_steps,
+    weights_from_masters,
+    write_slices,
+)
+
+
+def checkpoint_folder(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps lies."""
+    return run_dir / "checkpoints" / f"step-{step}"
+
+
+def save_checkpoint(
+    engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int, facts: Mapping[str, str] | None = None
+) -> Path:
+    """Write what is trained after ``step`` optimizer steps; all ranks call it.
+
+    Each rank writes its slices of the fp32 weights, of the optimizer's state and of the average, as safetensors that
+    any number of ranks can read in any ZeRO stage. Frozen weights are not in it.
+
+    ``run_dir/checkpoints/latest`` names the newest whole one and is written last, when all else is on the disk, so
+    that a save that was cut short is never loaded. The one before the newest is kept, older ones are removed.
+
+    Args:
+        facts: settings, by key, that the weights are of no use without.
+    """
+    folder = checkpoint_folder(run_dir, step)
+    root, rank = folder.parent, engine.global_rank
+    if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)  # of a save that was cut short, perhaps with more ranks
+        folder.mkdir(parents=True)
+        state = {"step": step, "optimizer": optimizer_name(engine), "shapes": _shapes(engine.module)}
+        state["facts"] = dict(facts or {})
+        (folder / "state.json").write_text(json.dumps(state))
+        _flush(folder / "state.json")
+    dist.barrier()
+    _flush(write_slices(local_fp32_slices(engine), folder, "weight", rank))
+    for kind, slices in local_state_slices(engine).items():
+        _flush(write_slices(slices, folder, kind, rank))
+    _flush(ema.save(folder, rank))
+    dist.barrier()
+    if rank == 0:
+        _flush(folder)
+        draft = root / "latest.part"
+        draft.write_text(folder.name)
+        _flush(draft)
+        draft.replace(root / "latest")
+        _flush(root)
+        saved = {int(path.name.removeprefix("step-")): path for path in root.glob("step-*")}
+        for older in sorted(number for number in saved if number < step)[:-1]:
+            shutil.rmtree(saved[older])
+    dist.barrier()
+    return folder
+
+
+def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, facts: Mapping[str, str] | None = None) -> int:
+    """Load the newest whole checkpoint, if there is one. Returns the number of steps done (0 without one).
+
+    Raises:
+        ValueError: it is not one of this model and optimizer, was saved with other ``facts``, or a part of it is
+            missing.
+    """
+    latest = run_dir / "checkpoints" / "latest"
+    if not latest.is_file():
+        return 0
+    folder = latest.parent / latest.read_text().strip()
+    if not (folder / "state.json").is_file():
+        raise ValueError(f"{folder} cannot be loaded: remove {latest} to start anew")
+    state = json.loads((folder / "state.json").read_text())
+    if state["optimizer"] != optimizer_name(engine):
+        raise ValueError(
+            f"{folder} was written with {state['optimizer']}: use the train.optimizer of the run, or another run_dir"
+        )
+    for key, value in (facts or {}).items():
+        if (its := state.get("facts", {}).get(key, value)) != value:
+            raise ValueError(f"{key}={value} is not that of {folder}: use {key}={its}, or another run_dir")
+    if (shapes := _shapes(engine.module)) != state["shapes"]:
+        names = [n for n in (shapes | state["shapes"]) if shapes.get(n) != state["shapes"].get(n)]
+        raise ValueError(
+            f"{folder} does not fit this model ({names[0]} is {state['shapes'].get(names[0])} there and "
+            f"{shapes.get(names[0])} here): use the settings of the run, or another run_dir"
+        )
+    with torch.no_grad():
+        for kind, slices in {"weight": local_fp32_slices(engine), **local_state_slices(engine)}.items():
+            wanted = {name: (at, at + part.numel()) for name, (at, part) in slices.items()}
+            for name, part in read_slices(folder, kind, wanted).items():
+                slices[name][1].copy_(part)
+    ema.load(folder)
+    set_steps(engine, state["step"])
+    weights_from_masters(engine)
+    return int(state["step"])
+
+
+def _shapes(module: nn.Module) -> dict[str, list[int]]:
+    """Of the trained parameters, whole."""
+    trained = ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+    return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in trained}
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file or the list of files of a folder is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def averaged_weights(module: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The averaged weights of all ranks in ``folder`` as a state dict, in the parameters' own shapes, fp32; frozen ones
+    are the module's. All ranks call it. Buffers are not in it.
+    """
+    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    with deepspeed.zero.GatheredParameters(list(frozen.values())):  # stage 3 cuts these up as well
+        given = {name: p.detach().float().clone() for name, p in frozen.items()}
+    shapes = {n: getattr(p, "ds_shape", p.shape) for n, p in module.named_parameters() if p.requires_grad}
+    flat = read_slices(folder, KIND, {name: (0, shape.numel()) for name, shape in shapes.items()})
+    return given | {name: part.view(shapes[name]) for name, part in flat.items()}
+
+
+def is_newer(folder: Path, than: Path) -> bool:
+    """Whether ``folder`` is there and was written no earlier than ``than``."""
+    return folder.is_dir() and folder.stat().st_mtime >= than.stat().st_mtime
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write into, which takes the place of ``folder`` when the block ends well."""
+    draft, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("part", "old"))
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
