@@ -35,10 +35,12 @@ from video_dit.lora import save_lora
 from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
+from video_dit.schedulers import model_scheduler, noise_facts
 from video_dit.sequence_parallel import packs_at_once, sequence_group, split_pack
 from video_dit.sources import check_text
 from video_dit.stopping import Stop, StoppedError, stop_on_sigterm
 from video_dit.tally import LevelLosses, StepTally, peak_memory
+from video_dit.teaching import write_explanation
 from video_dit.validation import validation_loss, write_samples
 
 LEVELS_EVERY = 50  # steps that a loss by noise level is the mean of
@@ -67,7 +69,8 @@ def train(config: RunConfig, stop: Stop) -> None:
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)
-    start = resume(engine, ema, run_dir)
+    facts = {f"noise.{name}": value for name, value in noise_facts(model_scheduler(config.noise)).items()}
+    start = resume(engine, ema, run_dir, facts)
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
 
@@ -80,7 +83,7 @@ def train(config: RunConfig, stop: Stop) -> None:
 
     def publish(done: int, folder: Path) -> None:
         """Write and measure the averaged weights of a checkpoint; all ranks take part, or all leave it off."""
-        pipe = averaged_pipeline(module, folder, codec, engine.device)
+        pipe = averaged_pipeline(module, folder, codec, config.noise, engine.device)
         with replace_folder(result) if rank == 0 else nullcontext() as draft:
             if draft is not None:
                 if settings.lora.rank:
@@ -98,6 +101,10 @@ def train(config: RunConfig, stop: Stop) -> None:
             write_samples(pipe, config.data.sample_prompts, samples, done, rank, world, stop)
             if rank == world - 1 and config.data.sample_prompts:
                 write_continuation(pipe, validation_packs.source, samples, done)
+            if rank == 0 and config.noise.pictures:
+                with suppress(StoppedError):
+                    prompts = config.data.sample_prompts
+                    write_explanation(pipe, validation_packs.source, prompts, config.noise, run_dir, done, stop)
             dist.barrier()
             progress.pictures(done, sorted(samples.glob(f"step-{done:07d}-*.png")))
 
@@ -161,7 +168,7 @@ def train(config: RunConfig, stop: Stop) -> None:
             progress.record(done, {f"loss_by_level/{name}": loss for name, loss in level_losses.take().items()})
         stopping = totals.sums["stop"]
         if stopping or is_due(done):
-            folder = save_checkpoint(engine, ema, run_dir, done)
+            folder = save_checkpoint(engine, ema, run_dir, done, facts)
             if stopping:
                 progress.say(f"step {done}: saved, and stopped as SIGTERM asked")
                 break

@@ -1,5 +1,6 @@
 """tools/generate.py: what --out asks for is what is written, and what cannot be is refused before a model is loaded."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from data.video import read_video, write_video
 from data.video_write import SUFFIXES
 from video_dit import VideoPipeline
 from video_dit.lora import LoRAConfig, add_lora, save_lora
+from video_dit.noise import NoiseConfig
+from video_dit.schedulers import model_scheduler
 
 FRAMES = 9
 LUMA = np.array([0.2126, 0.7152, 0.0722])  # brightness by BT.709
@@ -144,6 +147,37 @@ def test_pictures_in_a_folder_that_is_there_have_one_of_their_own(generate: Gene
     Path("here").mkdir()
     assert generate("--prompt", "A ball", "--seconds", "1", "--out", "here", "--pictures") == 0
     assert names() == ["here/a-ball-0.png", *(f"here/a-ball-0/{number:06d}.png" for number in range(FRAMES))]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+def test_a_scheduler_of_the_models_path_is_chosen_by_name(
+    generate: Generate,
+    tool: ModuleType,
+    tiny_pipe: VideoPipeline,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def make(name: str) -> bytes:
+        if Path("a").exists():
+            shutil.rmtree("a")
+        arguments = ["--prompt", "x", "--seconds", "0.1", "--steps", "3", "--scheduler", name, "--pictures"]
+        assert generate(*arguments, "--out", "a") == 0
+        return b"".join(path.read_bytes() for path in sorted(Path("a").iterdir()))
+
+    straight, *of_vp = tool.SCHEDULERS
+    assert make(straight) == make(straight)
+    assert generate("--scheduler", "ddim", "--out", "b.gif") == 2
+    expected = "--scheduler ddim does not go with a model of this path: use euler"
+    assert capsys.readouterr().err.splitlines()[-1] == f"generate.py: {expected}"
+    noise = NoiseConfig(path="vp", schedule="cosine", prediction="v_prediction")
+    shutil.rmtree(tmp_path / "model")
+    VideoPipeline(**(tiny_pipe.components | {"scheduler": model_scheduler(noise)})).save_pretrained(tmp_path / "model")
+    made = [make(name) for name in of_vp]
+    assert made[0] == make(of_vp[0])
+    assert len(set(made)) > 3
+    assert generate("--scheduler", straight, "--out", "b.gif") == 2
+    assert "--scheduler euler does not go with a model of this path: use ddpm or ddim or" in capsys.readouterr().err
+    assert not Path("b.gif").exists()
 
 
 def test_unknown_suffixes_are_refused_at_once(refuse: Callable[..., str]) -> None:

@@ -1,7 +1,8 @@
-"""train.py: the dry run, runs that would have no batch, what the log says of a step, how runs fail, and adapters."""
+"""train.py: the dry run, runs that would have no batch, what the log says of a step, how runs fail, adapters, DDPM."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -247,3 +248,38 @@ def test_an_adapter_resumes_as_if_uninterrupted(tmp_path: Path, stage: int) -> N
     assert any(tensor.any() for name, tensor in first.items() if "lora_B" in name)
     assert not (tmp_path / "whole" / "model").exists()
     load_lora(VideoPipeline.from_pretrained(MODEL).transformer, tmp_path / "whole" / "lora")
+
+
+@pytest.mark.slow
+def test_ddpm_trains_and_each_scheduler_samples(tmp_path: Path) -> None:
+    """On videos, with known tokens at levels of their own; and what did not learn that path is refused."""
+    settings = [*TINY, f"data.cache={tmp_path}/cache", "train.max_steps=2", "train.save_every=2"]
+    run = [*settings, f"run_dir={tmp_path}/run"]
+    vp = ["noise.path=vp", "noise.schedule=cosine", "noise.prediction=v_prediction", "noise.weighting=min_snr"]
+    done = launch(1, *run, *vp, "noise.pictures=true")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(0 < record["train/loss"] < 10 for record in records if "train/loss" in record)
+    assert (tmp_path / "run/forward.png").is_file()
+    stored = json.loads((tmp_path / "run/model/scheduler/scheduler_config.json").read_text())
+    assert (stored["beta_schedule"], stored["prediction_type"]) == ("squaredcos_cap_v2", "v_prediction")
+
+    tool = [sys.executable, "tools/generate.py", "--model", f"{tmp_path}/run/model", "--steps", "2", "--seconds", "0.5"]
+    for name in (None, "ddpm", "ddim", "pndm", "euler-ancestral", "dpm++", "unipc"):
+        words = [*tool, "--prompt", "a ball", "--out", f"{tmp_path}/a.mp4", *(["--scheduler", name] if name else [])]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "a.mp4").stat().st_size > 0
+        (tmp_path / "a.mp4").unlink()
+    refused = launch(1, *settings, f"run_dir={tmp_path}/other", f"train.init_from={tmp_path}/run/model")
+    assert "noise.path=straight is not that of train.init_from" in refused.stderr
+    assert not (tmp_path / "other").exists()
+    settings_of_run = (tmp_path / "run/config.yaml").read_text()
+    for changed, line in (
+        ([], "noise.path=straight is not that of .*step-2: use noise.path=vp, or another run_dir"),
+        ([*vp, "noise.schedule=linear"], "noise.schedule=linear is not that of .*step-2: use noise.schedule=cosine"),
+    ):
+        refused = launch(1, *run, *changed, "train.max_steps=3")
+        assert re.search(f"train.py: {line}", refused.stderr), refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert (tmp_path / "run/config.yaml").read_text() == settings_of_run

@@ -12,12 +12,13 @@ from data.transforms import to_float
 from vae3d import LatentCodec, VideoVAE
 from video_dit.batch import LEVELS_MULTIPLE, Pack, build_pack, encode_clip
 from video_dit.context import CONTEXT_LEVEL_MAX, ContextConfig
-from video_dit.noise import NoiseConfig
+from video_dit.noise import NoiseConfig, add_noise, loss_weight, path_alphas_cumprod, to_epsilon, to_sample
 from video_dit.text import TextConfig, byte_t5
 from video_dit.tokens import patchify
 
 R, PATCH, RATE = 4, 2, 8.0
 NO_COLD = ContextConfig(cold_suffix=0.0)
+STRAIGHT = NoiseConfig()
 TOKENIZER, _ = byte_t5(TextConfig(max_length=24, width=16, num_layers=1, num_heads=2, hidden=32))
 Clip = tuple[View, dict[str, Tensor], str]
 
@@ -49,8 +50,14 @@ MIXED = [
 ]
 
 
-def build(clips: list[Clip], position: int = 0, seed: int = 0, context: ContextConfig = NO_COLD) -> Pack:
-    return build_pack(clips, position, seed, R, PATCH, 4, context, NoiseConfig(), TOKENIZER)
+def build(
+    clips: list[Clip],
+    position: int = 0,
+    seed: int = 0,
+    context: ContextConfig = NO_COLD,
+    noise: NoiseConfig = STRAIGHT,
+) -> Pack:
+    return build_pack(clips, position, seed, R, PATCH, 4, context, noise, TOKENIZER)
 
 
 def split(pack: Pack, values: Tensor) -> list[Tensor]:
@@ -75,7 +82,7 @@ def clean(pack: Pack) -> Tensor:
 
 
 def same(a: Pack, b: Pack) -> bool:
-    names = ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made")
+    names = ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made", "weight")
     equal = all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
     return equal and prompts(a) == prompts(b) and a.clips == b.clips
 
@@ -103,14 +110,14 @@ def test_shapes() -> None:
     n = sum(lengths)
     assert pack.hidden_states.shape == pack.target.shape == (n, 16)
     assert pack.coords.shape == (n, 3)
-    assert pack.level_index.shape == pack.one_frame.shape == pack.made.shape == (n,)
+    assert pack.level_index.shape == pack.one_frame.shape == pack.made.shape == pack.weight.shape == (n,)
     assert len(pack.levels) % LEVELS_MULTIPLE == 0
     assert pack.level_index.max() < len(pack.levels)
     assert pack.hidden_states.dtype == pack.levels.dtype == pack.coords.dtype == torch.float32
     assert pack.clips == (0, 1, 2, 3, 4)
     assert pack.loss_elements == int(pack.made.sum()) * 16
     moved = pack.to("meta")
-    assert moved.target.device.type == moved.segments.cu_seqlens.device.type == "meta"
+    assert moved.target.device.type == moved.weight.device.type == moved.segments.cu_seqlens.device.type == "meta"
 
 
 def test_latents_and_noise_are_recovered() -> None:
@@ -123,6 +130,27 @@ def test_latents_and_noise_are_recovered() -> None:
     noise = clean(pack) + pack.target
     assert abs(float(noise.mean())) < 0.1
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_path_of_ddpm_is_noised_predicted_and_weighted_token_by_token(schedule: str, prediction: str) -> None:
+    """Known tokens too, whose levels lie between timesteps."""
+    noise = NoiseConfig(path="vp", schedule=schedule, prediction=prediction, weighting="min_snr")
+    straight, pack = build(MIXED), build(MIXED, noise=noise)
+    path, level = path_alphas_cumprod(noise), levels(pack)[:, None]
+    off_grid = (level * 1000 - (level * 1000).round()).abs() > 1e-3
+    assert (off_grid & ~pack.made[:, None]).any()
+    assert not (off_grid & pack.made[:, None]).any()
+    latents, drawn = clean(straight), clean(straight) + straight.target
+    assert torch.allclose(pack.hidden_states, add_noise(latents, drawn, level, path), atol=1e-5)
+    safe = (level[:, 0] > 0.02) & (level[:, 0] < 0.98)
+    tokens = prediction, pack.target[safe], pack.hidden_states[safe], level[safe], path
+    assert torch.allclose(to_sample(*tokens), latents[safe], atol=1e-3)
+    assert torch.allclose(to_epsilon(*tokens), drawn[safe], atol=1e-3)
+    assert torch.equal(pack.weight, loss_weight(noise, levels(pack), path))
+    assert len(pack.weight.unique()) > 3
+    assert torch.equal(straight.weight, torch.ones(len(straight.made)))
 
 
 def test_loss_is_taken_on_made_tokens_only() -> None:

@@ -150,3 +150,14 @@ def test_a_replacement_that_fails_leaves_the_old_folder(tmp_path: Path, failure:
         raise failure
     assert (folder / "a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["vae"]
+
+
+def test_what_the_weights_are_of_no_use_without_must_be_the_same(one_rank: None, tmp_path: Path) -> None:
+    """Told or not: whoever tells nothing, then or now, is not asked."""
+    engine, ema = start(TrainConfig())
+    run(engine, ema, TrainConfig(), 0, 1)
+    save_checkpoint(engine, ema, tmp_path, 1, {"noise.path": "vp", "noise.schedule": "linear"})
+    fitting: list[dict[str, str]] = [{"noise.schedule": "linear"}, {"noise.other": "x"}, {}]
+    assert [resume(engine, ema, tmp_path, facts) for facts in fitting] == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"noise\.path=straight is not that of .*step-1: use noise\.path=vp, or"):
+        resume(engine, ema, tmp_path, {"noise.path": "straight"})

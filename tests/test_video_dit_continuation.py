@@ -24,6 +24,13 @@ class Damaged(WorldClips):
         return super().load(index)
 
 
+class NeverRead(WorldClips):
+    """Whose clips take long."""
+
+    def load(self, index: int) -> Clip:
+        raise AssertionError(index)
+
+
 def test_the_start_of_a_clip_is_continued_to_a_window(tiny_pipe: VideoPipeline, tmp_path: Path) -> None:
     source = world()
     write_continuation(tiny_pipe, source, tmp_path / "samples", 12)
@@ -53,7 +60,7 @@ def test_a_short_clip_is_continued_as_well(tiny_pipe: VideoPipeline, tmp_path: P
 def test_single_images_are_not_continued(tiny_pipe: VideoPipeline, tmp_path: Path) -> None:
     write_continuation(tiny_pipe, world(1), tmp_path, 1)
     tiny_pipe.transformer.register_to_config(sample_latent_frames=1)
-    write_continuation(tiny_pipe, world(), tmp_path, 1)
+    write_continuation(tiny_pipe, NeverRead("val", 3, 1, [[32, 32]], [8.0]), tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,8 @@
-"""Text encoder and transformer through the engine: two ranks as one, each ZeRO stage as plain PyTorch, and the folder
-that the average makes."""
+"""Text encoder and transformer through the engine: two ranks as one, each ZeRO stage as plain PyTorch, the folder that
+the average makes; the error of a token; and what train.init_from must agree with."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,19 @@ import torch
 from tiny_engine import STAGES, launch
 from torch import Tensor
 
+from vae3d import LatentCodec
 from video_dit import VideoPipeline
 from video_dit.checkpoint import save_checkpoint
-from video_dit.denoiser import averaged_pipeline
+from video_dit.config import RunConfig, load_config
+from video_dit.denoiser import Denoiser, averaged_pipeline, load_denoiser
 from video_dit.ema import EMA
 from video_dit.engine import TrainConfig, initialize, learning_rate
 from video_dit.layers import fast_dtype
+from video_dit.noise import NoiseConfig
+from video_dit.schedulers import model_scheduler
 from video_dit.slices import read_slices
+
+Load = Callable[..., Denoiser]
 
 CONFIG = TrainConfig(lr=1e-3, warmup_steps=3, max_grad_norm=0.5)
 IN_FP32, IN_BF16 = 5, 20  # steps
@@ -36,6 +43,7 @@ from video_dit.checkpoint import save_checkpoint
 from video_dit.denoiser import averaged_pipeline
 from video_dit.ema import EMA
 from video_dit.engine import initialize, process_group
+from video_dit.noise import NoiseConfig
 
 with process_group():
     for stage, dtype, count in ((1, torch.float32, IN_FP32), *((s, torch.bfloat16, IN_BF16) for s in (1, 2, 3))):
@@ -47,7 +55,7 @@ with process_group():
         losses = tiny_denoiser.steps(engine, config, 0, count)
         ema.update(engine, 0)
         saved = save_checkpoint(engine, ema, folder, count)
-        pipe = averaged_pipeline(module, saved, tiny_denoiser.codec(), engine.device)
+        pipe = averaged_pipeline(module, saved, tiny_denoiser.codec(), NoiseConfig(), engine.device)
         if dist.get_rank() == 0:
             (folder / "losses.json").write_text(json.dumps(losses))
             pipe.save_pretrained(folder / "model")
@@ -161,9 +169,56 @@ def test_the_average_is_made_of_what_was_saved(one_rank: None, tmp_path: Path) -
     engine = initialize(module, CONFIG)
     ema = EMA(engine, 0.5)
     tiny_denoiser.steps(engine, CONFIG, 0, 1)
-    pipe = averaged_pipeline(module, save_checkpoint(engine, ema, tmp_path, 1), tiny_denoiser.codec(), engine.device)
+    saved = save_checkpoint(engine, ema, tmp_path, 1)
+    pipe = averaged_pipeline(module, saved, tiny_denoiser.codec(), NoiseConfig(), engine.device)
     name = "blocks.1.ff.down.weight"
     _, part = ema.slices[f"transformer.{name}"]
     assert torch.equal(pipe.transformer.get_parameter(name).flatten(), part.bfloat16())
     assert not torch.equal(module.transformer.get_parameter(name).flatten(), part.bfloat16())
     assert not pipe.transformer.training
+
+
+def test_each_token_bears_loss_by_its_weight() -> None:
+    pack, module = tiny_denoiser.pack(0), tiny_denoiser.denoiser()
+    weight = torch.rand(len(pack.made), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(module(replace(pack, weight=weight)), weight * module(pack), rtol=1e-5)
+
+
+@pytest.fixture
+def load(tiny_pipe: VideoPipeline, tmp_path: Path) -> Load:
+    """Read a model that was trained with these settings into a run with those."""
+
+    def call(trained: NoiseConfig, *settings: str) -> Denoiser:
+        parts = tiny_pipe.components | {"scheduler": model_scheduler(trained)}
+        VideoPipeline(**parts).save_pretrained(tmp_path)
+        sizes = ["model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "model.base_tokens=4"]
+        text = ["text.max_length=32", "text.width=16", "text.num_layers=1", "text.num_heads=2", "text.hidden=32"]
+        run = load_config(RunConfig, "sora_tiny.yaml", [*sizes, *text, f"train.init_from={tmp_path}", *settings])
+        return load_denoiser(run, LatentCodec(tiny_pipe.vae), {})
+
+    return call
+
+
+DDPM = NoiseConfig(path="vp", prediction="epsilon")
+VP = ["noise.path=vp", "noise.prediction=epsilon"]
+
+
+def test_a_model_of_the_same_path_is_gone_on_with(load: Load, tiny_pipe: VideoPipeline) -> None:
+    for trained, settings in ((NoiseConfig(), []), (DDPM, [*VP, "noise.weighting=min_snr"])):
+        loaded = load(trained, *settings).transformer.state_dict()
+        assert all(torch.equal(loaded[name], value) for name, value in tiny_pipe.transformer.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("trained", "settings", "reason"),
+    [
+        (DDPM, [], "noise.path=straight is not that of train.init_from=.*: use noise.path=vp"),
+        (NoiseConfig(), VP, "noise.path=vp is not that of train.init_from=.*: use noise.path=straight"),
+        (DDPM, [*VP, "noise.schedule=cosine"], "noise.schedule=cosine is not .*: use noise.schedule=linear"),
+        (DDPM, ["noise.path=vp", "noise.prediction=sample"], "noise.prediction=sample is not .*: use .*=epsilon"),
+    ],
+)
+def test_a_model_of_another_path_is_refused(load: Load, trained: NoiseConfig, settings: list[str], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        load(trained, *settings)

@@ -90,6 +90,7 @@ def test_a_pack_is_its_samples_and_the_prompts_that_are_encoded(tiny_dit: VideoD
     pack = Pack(
         *(torch.zeros(n, 16), torch.zeros(n, 16), torch.zeros(LEVELS), torch.zeros(n, dtype=torch.long)),
         *(torch.zeros(n, 3), torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool)),
+        weight=torch.ones(n),
         segments=Segments.from_lengths(LENGTHS),
         prompts=tokenize(tokenizer, texts, [torch.zeros(length, 16) for length in TEXTS] if stored else []),
         clips=(0, 1, 2, 3),

@@ -32,7 +32,7 @@ def built(some: PackFactory, position: int) -> BuiltPack:
 
 
 def assert_same(first: Pack, second: Pack) -> None:
-    for name in ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made"):
+    for name in ("hidden_states", "target", "levels", "level_index", "coords", "one_frame", "made", "weight"):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
     assert first.segments.lengths == second.segments.lengths
     assert all(torch.equal(a, b) for a, b in zip(first.prompts.ids, second.prompts.ids, strict=True))

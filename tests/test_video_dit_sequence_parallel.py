@@ -47,10 +47,12 @@ with process_group():
     parts = []
     for position in range(6):
         whole = tiny_denoiser.pack(position)
+        whole = replace(whole, weight=torch.arange(len(whole.made)))
         part = split_pack(whole, group)
         split = part.segments.split
         share = len(part.made)
         assert share == len(whole.made) // 2 + len(whole.made) % 2
+        assert torch.equal(part.weight[part.made], (rank * share + torch.arange(share))[part.made])
         generator = torch.Generator().manual_seed(position)
         q, k, v, grad = torch.randn(4, 2 * share, 4, 6, generator=generator)
         inputs = [x[rank * share : (rank + 1) * share].requires_grad_() for x in (q, k, v)]

@@ -25,6 +25,7 @@ def pack(levels: list[float], made: list[bool]) -> Pack:
         *(torch.zeros(n, 3), torch.zeros(n, 3), torch.tensor(levels), torch.arange(n), torch.zeros(n, 3)),
         one_frame=torch.zeros(n, dtype=torch.bool),
         made=torch.tensor(made),
+        weight=torch.ones(n),
         segments=Segments.from_lengths([n]),
         prompts=tokenize(TOKENIZER, [""]),
         clips=(0,),

@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_denoiser
 import torch
+from PIL import Image
 from tiny_engine import launch
 
+from data.video import read_video
 from video_dit.pack_factory import BuiltPack
 from video_dit.pipeline import VideoPipeline
 from video_dit.stopping import Stop, StoppedError
-from video_dit.validation import validation_loss, write_samples
+from video_dit.validation import validation_loss, write_clip, write_samples
 
 PROMPTS = ["a red ball", "a blue cube", "a green cone"]
 
@@ -132,3 +135,20 @@ def test_two_ranks_make_what_one_does(one_rank: None, tmp_path: Path) -> None:
     assert len(sheets) == 3
     for sheet in sheets:
         assert (tmp_path / "one" / sheet).read_bytes() == (tmp_path / "two/samples" / sheet).read_bytes()
+
+
+def test_of_a_single_frame_there_is_no_video(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), dtype=np.uint8)
+    write_clip(tmp_path / "a" / "one.png", frames[:1], 8.0)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["one.png"]
+    write_clip(tmp_path / "b" / "five.png", frames, 8.0)
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["five.mp4", "five.png"]
+    assert len(read_video(tmp_path / "b" / "five.mp4").frames) == 5
+
+
+def test_given_frames_are_marked(tmp_path: Path) -> None:
+    frames = np.full((5, 32, 32, 3), 128, dtype=np.uint8)
+    write_clip(tmp_path / "plain.png", frames, 8.0)
+    write_clip(tmp_path / "marked.png", frames, 8.0, np.arange(5) < 2)
+    plain, marked = (np.asarray(Image.open(tmp_path / name)) for name in ("plain.png", "marked.png"))
+    assert plain.shape != marked.shape or (plain != marked).any()

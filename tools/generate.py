@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.options import aspect, at_least, frame_rate, positive, size
 
@@ -25,6 +25,16 @@ if TYPE_CHECKING:  # torch takes seconds to import: only once the arguments are 
 
 MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
 SUFFIXES = (".mp4", ".webm", ".gif", ".webp")  # those of `data.video_write`, which imports torch
+SCHEDULERS = {
+    "euler": "FlowMatchEulerDiscreteScheduler",
+    "ddpm": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""Of diffusers: the first for models of the straight path, the others for those of DDPM's (docs/ddpm.md)."""
 GIF_FRAME_RATE = 50  # browsers show a frame of a hundredth of a second, the shortest a gif has, for ten
 
 
@@ -42,6 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--aspect", type=aspect, metavar="W:H", help="the trained size nearest to it in shape")
     parser.add_argument("--frame-rate", type=frame_rate, help="frames a second (default: the model's own)")
     parser.add_argument("--steps", type=at_least(1), default=30, help="denoising steps (default: %(default)s)")
+    parser.add_argument("--scheduler", choices=SCHEDULERS, help="what takes the steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, default=4.0, help="1 is none (default: %(default)s)")
     parser.add_argument("--context-seconds", type=positive, help="of the video so far that each window sees")
     parser.add_argument(
@@ -104,6 +115,23 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     kind = fast_dtype(place) if dtype == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     return VideoPipeline.from_pretrained(folder, dtype=kind).to(place)
+
+
+def choose_scheduler(pipe: "VideoPipeline", name: str) -> None:
+    """Raises ValueError where it is of another path than the model."""
+    import diffusers
+
+    from video_dit.schedulers import check_scheduler
+
+    given: Any = pipe.scheduler
+    scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(given.config)
+    try:
+        check_scheduler(scheduler, pipe.noise)
+    except ValueError:
+        of_straight, *of_vp = SCHEDULERS
+        fitting = of_straight if pipe.noise["path"] == "straight" else " or ".join(of_vp)
+        raise ValueError(f"--scheduler {name} does not go with a model of this path: use {fitting}") from None
+    pipe.scheduler = scheduler
 
 
 def choose_size(args: argparse.Namespace, pipe: "VideoPipeline", aspect: float | None) -> tuple[int, int]:
@@ -258,6 +286,8 @@ def run(args: argparse.Namespace) -> None:
         from video_dit.lora import load_lora
 
         load_lora(pipe.transformer, args.lora)
+    if args.scheduler:
+        choose_scheduler(pipe, args.scheduler)
     check_frame_rate(paths[0], args.frame_rate or pipe.frame_rate)
     loaded = time.perf_counter()
     videos, given, rate = (extend_video if args.video else make_videos)(args, pipe)

@@ -177,7 +177,7 @@ def build_vae(config: VAEConfig) -> VideoVAE:
     vae = LatentCodec.from_pretrained(folder).vae
     if not isinstance(vae, VideoVAE):
         raise ValueError(f"train.init_from={folder} holds a {type(vae).__name__}: this program trains a VideoVAE")
-    check_start(asdict(config.model), vae.config, folder)
+    check_start("model", asdict(config.model), vae.config, folder)
     vae.encoder.requires_grad_(not config.freeze_encoder)
     return vae.train()
 

@@ -16,7 +16,7 @@ from data.seeding import draw_integer, keyed_generator
 from data.transforms import to_float
 from vae3d import LatentCodec
 from video_dit.context import ContextConfig, Pattern, draw_pattern, known_keyframe_level, with_suffix
-from video_dit.noise import NoiseConfig, add_noise, level_shift, velocity
+from video_dit.noise import NoiseConfig, add_noise, level_shift, loss_weight, path_alphas_cumprod, prediction_target
 from video_dit.text import PromptTokens, tokenize
 from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token
 
@@ -28,8 +28,9 @@ class Pack:
     """Inputs and targets, all samples end to end.
 
     hidden_states, target: ``(n, c·p·p)`` fp32. levels: ``(l,)`` fp32, padded to a multiple of 32. level_index:
-    ``(n,)``. coords: ``(n, 3)``. one_frame, made: ``(n,)`` bool; loss is taken where made. loss_elements: elements of
-    ``target`` that bear loss. prompts: of the samples. clips: the index of each.
+    ``(n,)``. coords: ``(n, 3)``. one_frame, made: ``(n,)`` bool; loss is taken where made. weight: ``(n,)`` fp32, of
+    the squared error. loss_elements: elements of ``target`` that bear loss. prompts: of the samples. clips: the index
+    of each.
     """
 
     hidden_states: Tensor
@@ -39,6 +40,7 @@ class Pack:
     coords: Tensor
     one_frame: Tensor
     made: Tensor
+    weight: Tensor
     segments: Segments
     prompts: PromptTokens
     clips: tuple[int, ...]
@@ -84,6 +86,7 @@ class _Sample:
     coords: Tensor
     one_frame: Tensor
     made: Tensor
+    weight: Tensor
     prompt: str
     prompt_embeds: Tensor | None
 
@@ -125,6 +128,7 @@ def build_pack(
         coords=torch.cat([sample.coords for sample in samples]),
         one_frame=torch.cat([sample.one_frame for sample in samples]),
         made=made,
+        weight=torch.cat([sample.weight for sample in samples]),
         segments=Segments.from_lengths([len(sample.noisy) for sample in samples]),
         prompts=tokenize(tokenizer, [s.prompt for s in samples], [s.prompt_embeds for s in samples]),
         clips=tuple(view.index for view, _, _ in views),
@@ -167,16 +171,18 @@ def _sample(
 
     clean = patchify(latents[None], patch_size)[0]  # n p
     noise_tokens = torch.randn(clean.shape, generator=keyed_generator(*key, view.index, "noise"))
+    path, level = path_alphas_cumprod(noise), token_levels[:, None]  # n 1
     distinct, level_index = token_levels.unique(return_inverse=True)
     dropped = float(torch.rand((), generator=keyed_generator(*key, view.index, "text"))) < context.text_dropout
     return _Sample(
-        noisy=add_noise(clean, noise_tokens, token_levels[:, None]),
-        target=velocity(clean, noise_tokens),
+        noisy=add_noise(clean, noise_tokens, level, path),
+        target=prediction_target(noise.prediction, clean, noise_tokens, level, path),
         levels=distinct,
         level_index=level_index,
         coords=grid_coords(times, height, width, patch_size),
         one_frame=per_token(one_frame, height, width, patch_size),
         made=made,
+        weight=loss_weight(noise, token_levels, path),
         prompt="" if dropped else text,
         prompt_embeds=None if dropped else stored_embeds(encoded, view.epoch),
     )

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,9 @@ def checkpoint_folder(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step-{step}"
 
 
-def save_checkpoint(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int) -> Path:
+def save_checkpoint(
+    engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int, facts: Mapping[str, str] | None = None
+) -> Path:
     """Write what is trained after ``step`` optimizer steps; all ranks call it.
 
     Each rank writes its slices of the fp32 weights, of the optimizer's state and of the average, as safetensors that
@@ -38,6 +40,9 @@ def save_checkpoint(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int)
 
     ``run_dir/checkpoints/latest`` names the newest whole one and is written last, when all else is on the disk, so
     that a save that was cut short is never loaded. The one before the newest is kept, older ones are removed.
+
+    Args:
+        facts: settings, by key, that the weights are of no use without.
     """
     folder = checkpoint_folder(run_dir, step)
     root, rank = folder.parent, engine.global_rank
@@ -45,6 +50,7 @@ def save_checkpoint(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int)
         shutil.rmtree(folder, ignore_errors=True)  # of a save that was cut short, perhaps with more ranks
         folder.mkdir(parents=True)
         state = {"step": step, "optimizer": optimizer_name(engine), "shapes": _shapes(engine.module)}
+        state["facts"] = dict(facts or {})
         (folder / "state.json").write_text(json.dumps(state))
         _flush(folder / "state.json")
     dist.barrier()
@@ -67,11 +73,12 @@ def save_checkpoint(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int)
     return folder
 
 
-def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path) -> int:
+def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, facts: Mapping[str, str] | None = None) -> int:
     """Load the newest whole checkpoint, if there is one. Returns the number of steps done (0 without one).
 
     Raises:
-        ValueError: it is not one of this model and optimizer, or a part of it is missing.
+        ValueError: it is not one of this model and optimizer, was saved with other ``facts``, or a part of it is
+            missing.
     """
     latest = run_dir / "checkpoints" / "latest"
     if not latest.is_file():
@@ -84,6 +91,9 @@ def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path) -> int:
         raise ValueError(
             f"{folder} was written with {state['optimizer']}: use the train.optimizer of the run, or another run_dir"
         )
+    for key, value in (facts or {}).items():
+        if (its := state.get("facts", {}).get(key, value)) != value:
+            raise ValueError(f"{key}={value} is not that of {folder}: use {key}={its}, or another run_dir")
     if (shapes := _shapes(engine.module)) != state["shapes"]:
         names = [n for n in (shapes | state["shapes"]) if shapes.get(n) != state["shapes"].get(n)]
         raise ValueError(

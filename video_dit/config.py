@@ -179,11 +179,12 @@ def config_from_command_line(schema: type[Config], description: str) -> Config:
     return load_config(schema, args.config, args.overrides)
 
 
-def check_start(model: Mapping[str, Any], trained: Mapping[str, Any], folder: str) -> None:
-    """Raises ValueError where the section ``model`` is not what the model of ``train.init_from`` was built with."""
-    for name, value in model.items():
-        if (its := trained[name]) != value:
-            raise ValueError(f"model.{name}={value} is not that of train.init_from={folder}: use model.{name}={its}")
+def check_start(section: str, values: Mapping[str, Any], trained: Mapping[str, Any], folder: str) -> None:
+    """Raises ValueError where ``values`` of a section are not what the model of ``train.init_from`` was built with."""
+    for name, value in values.items():
+        if (its := trained.get(name)) != value:
+            key = f"{section}.{name}"
+            raise ValueError(f"{key}={value} is not that of train.init_from={folder}: use {key}={its}")
 
 
 def save_config(config: object, path: Path) -> None:

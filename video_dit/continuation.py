@@ -19,8 +19,8 @@ def write_continuation(pipe: VideoPipeline, source: ClipSource, folder: Path, st
     """
     r, _ = pipe.codec.frame_rule
     groups = pipe.window - 1  # of r frames
-    found = first_clip(source, 1 + r)
-    if found is None or groups < 1:
+    found = first_clip(source, 1 + r) if groups else None  # a source of single images would be read to its end
+    if found is None:
         return
     index, clip = found
     known = clip.frames[: 1 + r * max(1, groups // 2)]

@@ -4,7 +4,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,7 +13,9 @@ from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
 from video_dit.lora import add_lora, copy_adapter
 from video_dit.model import VideoDiT
+from video_dit.noise import NoiseConfig
 from video_dit.pipeline import VideoPipeline, check_model_folder
+from video_dit.schedulers import model_scheduler, noise_facts
 from video_dit.text import encode_tokens, load_text_encoder
 
 
@@ -28,8 +29,8 @@ class Denoiser(nn.Module):
         self.transformer, self.tokenizer, self.text_encoder = transformer, tokenizer, text_encoder
 
     def forward(self, pack: Pack) -> Tensor:
-        """Squared error of the velocity of each token ``(n,)``, fp32, summed over its elements; 0 where no loss is
-        taken."""
+        """Weighted squared error of the prediction of each token ``(n,)``, fp32, summed over its elements; 0 where no
+        loss is taken."""
         prediction = self.transformer(
             pack.hidden_states,
             pack.levels,
@@ -40,7 +41,7 @@ class Denoiser(nn.Module):
             encode_tokens(self.text_encoder, pack.prompts),
             pack.prompts.segments,
         )
-        return ((prediction.float() - pack.target).square() * pack.made[:, None]).sum(dim=1)
+        return ((prediction.float() - pack.target).square() * (pack.weight * pack.made)[:, None]).sum(dim=1)
 
 
 def build_denoiser(config: RunConfig, codec: LatentCodec) -> Denoiser:
@@ -72,14 +73,16 @@ def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> De
     """The weights of the model folder ``train.init_from``, to go on with.
 
     Raises:
-        ValueError: it is no model folder, its autoencoder is another one, or ``model.*`` or ``text.*`` say otherwise.
+        ValueError: it is no model folder, its autoencoder is another one, or ``model.*``, ``noise.*`` or ``text.*`` say
+            otherwise.
     """
     folder = config.train.init_from
     check_model_folder(folder)
     pipe = VideoPipeline.from_pretrained(folder)
     if pipe.codec.fingerprint() != codec.fingerprint():
         raise ValueError(f"train.init_from={folder} has another autoencoder than vae.path: use vae.path={folder}")
-    check_start(asdict(config.model), pipe.transformer.config, folder)
+    check_start("model", asdict(config.model), pipe.transformer.config, folder)
+    check_start("noise", noise_facts(model_scheduler(config.noise)), noise_facts(pipe.scheduler), folder)
     pipe.transformer.register_to_config(**trained_on)
     if config.text.encoder:
         return Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder.requires_grad_(False).eval())
@@ -94,7 +97,9 @@ def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> De
     return Denoiser(pipe.transformer, tokenizer, text_encoder)
 
 
-def averaged_pipeline(module: Denoiser, folder: Path, codec: LatentCodec, device: torch.device) -> VideoPipeline:
+def averaged_pipeline(
+    module: Denoiser, folder: Path, codec: LatentCodec, noise: NoiseConfig, device: torch.device
+) -> VideoPipeline:
     """A pipeline with the averaged weights that a checkpoint holds, in bf16; frozen weights are the module's own."""
     transformer = VideoDiT.from_config(module.transformer.config)
     text_encoder = type(module.text_encoder)(module.text_encoder.config)
@@ -107,5 +112,5 @@ def averaged_pipeline(module: Denoiser, folder: Path, codec: LatentCodec, device
         vae=codec.vae,
         text_encoder=text_encoder,
         tokenizer=module.tokenizer,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        scheduler=model_scheduler(noise),
     )

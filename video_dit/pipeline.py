@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.outputs import BaseOutput
 from einops import rearrange
 from PIL import Image
@@ -23,6 +23,7 @@ from vae3d.interop import Autoencoder
 from video_dit.model import VideoDiT
 from video_dit.rollout import roll_backward, roll_forward, window_sizes
 from video_dit.sampling import Generators, Prompts, SamplingConfig, Window, sample_window
+from video_dit.schedulers import check_scheduler, noise_facts
 from video_dit.text import encode_prompts
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
@@ -45,13 +46,15 @@ class VideoPipeline(DiffusionPipeline):
 
     Args:
         transformer, vae, text_encoder, tokenizer, scheduler: the parts. The VAE is one that `LatentCodec` understands.
+            The scheduler says what path and prediction the transformer was trained with (see `noise_facts`); one that
+            takes its place later must agree, as ``DDPMScheduler.from_config(pipe.scheduler.config)`` does.
     """
 
     transformer: VideoDiT
     vae: Autoencoder
     text_encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    scheduler: FlowMatchEulerDiscreteScheduler
+    scheduler: SchedulerMixin
 
     def __init__(
         self,
@@ -59,13 +62,14 @@ class VideoPipeline(DiffusionPipeline):
         vae: Autoencoder,
         text_encoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        scheduler: FlowMatchEulerDiscreteScheduler,
+        scheduler: SchedulerMixin,
     ) -> None:
         super().__init__()
         self.register_modules(
             transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
         self.codec = LatentCodec(vae)
+        self.noise = noise_facts(scheduler)
 
     @property
     def grid(self) -> int:
@@ -290,6 +294,7 @@ class VideoPipeline(DiffusionPipeline):
         bar: Any,
     ) -> Callable[[Window], Tensor]:
         """What denoises a window under these prompts; the text is encoded once."""
+        check_scheduler(self.scheduler, self.noise)
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
         if len(negatives) != len(prompts):
             raise ValueError(f"negative_prompt has {len(negatives)} texts and must have one, or {len(prompts)}")

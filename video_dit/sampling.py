@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from video_dit.model import VideoDiT
-from video_dit.noise import add_noise, level_shift, shift_level
+from video_dit.noise import NUM_TRAIN_TIMESTEPS, add_noise, level_shift, shift_level
+from video_dit.schedulers import clipped_epsilon, fresh_scheduler, scheduler_alphas_cumprod
 from video_dit.tokens import Segments, grid_coords, patchify, per_token, unpatchify
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -82,7 +84,8 @@ def sample_window(
     """Make the unknown latents of a window.
 
     Args:
-        scheduler: a diffusers flow-matching scheduler; a fresh copy steps the made tokens ``(b, n_made, d)`` only.
+        scheduler: a diffusers scheduler of the model's path and prediction; a fresh copy steps the made tokens
+            ``(b, n_made, d)`` only.
         generator: one for all samples, or one each.
     Returns:
         ``(b, c, t, h, w)`` fp32: known latents exactly as given, the others made.
@@ -92,10 +95,12 @@ def sample_window(
     known = per_token(window.known, height, width, p).to(device)  # n
     clean = patchify(window.latents.float(), p)  # b n d
     n, d = clean.shape[1:]
+    path = scheduler_alphas_cumprod(scheduler)  # None is the straight one
+    path = path if path is None else path.to(device)
     context = clean[:, known]
     if config.context_level > 0 and bool(known.any()):
         noise = randn_tensor(context.shape, generator=generator, device=device)
-        context = add_noise(context, noise, torch.tensor(config.context_level))
+        context = add_noise(context, noise, torch.tensor(config.context_level, device=device), path)
     made = randn_tensor((b, n - int(known.sum()), d), generator=generator, device=device)
 
     embeds, prompt_segments = _guided_prompts(prompts)
@@ -109,18 +114,27 @@ def sample_window(
         "prompt_segments": prompt_segments,
     }
 
-    scheduler = type(scheduler).from_config(scheduler.config)
-    levels = sampling_levels(config.num_inference_steps, level_shift(n, model.config.base_tokens))
-    scheduler.set_timesteps(sigmas=levels.tolist(), device=device)
+    prediction, scheduler = scheduler.config.get("prediction_type"), fresh_scheduler(scheduler)
+    if path is None:
+        levels = sampling_levels(config.num_inference_steps, level_shift(n, model.config.base_tokens))
+        scheduler.set_timesteps(sigmas=levels.tolist(), device=device)
+    else:
+        scheduler.set_timesteps(config.num_inference_steps, device=device)
+        made = made * scheduler.init_noise_sigma
+    draws = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
     tokens = torch.empty_like(clean)
     tokens[:, known] = context
     for number, timestep in enumerate(scheduler.timesteps):
-        tokens[:, ~known] = made
-        level_pair = torch.stack([torch.tensor(config.context_level, device=device), timestep.float() / 1000])
+        shown = made if path is None else scheduler.scale_model_input(made, timestep)
+        tokens[:, ~known] = shown
+        level = timestep.float() / 1000 if path is None else (timestep.float() + 1) / NUM_TRAIN_TIMESTEPS
+        level_pair = torch.stack([torch.tensor(config.context_level, device=device), level])
         packed = tokens.repeat(rows, 1, 1).flatten(0, 1)  # (rows b n) d
         output = model(packed, level_pair, **static).view(rows, b, n, d)[:, :, ~known].float()
-        velocity = output[0] if rows == 1 else output[1] + config.guidance_scale * (output[0] - output[1])
-        made = scheduler.step(velocity, timestep, made, return_dict=False)[0]
+        guided = output[0] if rows == 1 else output[1] + config.guidance_scale * (output[0] - output[1])
+        if path is not None:
+            guided = clipped_epsilon(prediction, guided, shown, level, path)
+        made = scheduler.step(guided, timestep, made, return_dict=False, **draws)[0]
         if on_step is not None:
             made = on_step(number, timestep, made)
     tokens[:, known] = clean[:, known]

@@ -79,6 +79,7 @@ def split_pack(pack: "Pack", group: ProcessGroup | None) -> "Pack":
         coords=slice_of(pack.coords),
         one_frame=slice_of(pack.one_frame),
         made=made,
+        weight=slice_of(pack.weight),
         segments=replace(cut, split=Split(whole, group)),
         prompts=prompts,
         loss_elements=int(made.sum()) * pack.target.shape[1],

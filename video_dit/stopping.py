@@ -23,6 +23,11 @@ class Stop:
         if self.asked:
             raise StoppedError
 
+    def on_step_end(self, pipe: object, number: int, timestep: object, tensors: dict) -> dict:
+        """`check` as the ``callback_on_step_end`` of a pipeline."""
+        self.check()
+        return tensors
+
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[Stop]:

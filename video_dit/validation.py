@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from torch import Tensor
 
 from data.sheet import write_contact_sheet
 from video_dit.denoiser import Denoiser
@@ -60,27 +58,23 @@ def write_samples(
 
 
 def _write_sample(pipe: VideoPipeline, prompt: str, sheet: Path, stop: Stop) -> None:
-    def go_on(pipe: DiffusionPipeline, number: int, timestep: Tensor, tensors: dict) -> dict:
-        stop.check()
-        return tensors
-
     stop.check()
     generator = torch.Generator().manual_seed(0)
-    output: Any = pipe(prompt=prompt, generator=generator, output_type="np", callback_on_step_end=go_on)
+    output: Any = pipe(prompt=prompt, generator=generator, output_type="np", callback_on_step_end=stop.on_step_end)
     write_clip(sheet, (output.frames[0] * 255).round().astype("uint8"), pipe.frame_rate)
 
 
 def write_clip(sheet: Path, frames: np.ndarray, frame_rate: float, known: np.ndarray | None = None) -> None:
     """A contact sheet of uint8 frames ``(t, h, w, 3)`` and, beside it, an mp4.
 
-    Where PyAV is not installed, as on some training machines, there is the sheet alone.
+    There is the sheet alone of a single frame, and where PyAV is not installed, as on some training machines.
 
     Args:
         known: which frames were given, ``(t,)`` bool.
     """
     sheet.parent.mkdir(parents=True, exist_ok=True)
     write_contact_sheet(sheet, frames, frame_rate, known=known)
-    if find_spec("av") is not None:
+    if len(frames) > 1 and find_spec("av") is not None:
         from data.video import write_video
 
         write_video(sheet.with_suffix(".mp4"), frames, frame_rate)

@@ -1,0 +1,219 @@
+"""diffusers' schedulers on a model's path: each leads a perfect prediction back to the latents, others are refused."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from video_dit import VideoPipeline
+from video_dit.noise import BETAS, PREDICTIONS, NoiseConfig, path_alphas_cumprod, prediction_target, to_epsilon
+from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window
+from video_dit.schedulers import (
+    MAX_LATENT,
+    check_scheduler,
+    clipped_epsilon,
+    fresh_scheduler,
+    model_scheduler,
+    noise_facts,
+    scheduler_alphas_cumprod,
+)
+from video_dit.tokens import Segments, latent_times
+
+PATHS = [NoiseConfig(path="vp", schedule=s, prediction=p) for s in BETAS for p in PREDICTIONS["vp"]]
+OF_VP = ["DDPM", "DDIM", "PNDM", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep"]
+
+# diffusers' Euler schedulers hand a tensor to numpy
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+def named(noise: NoiseConfig) -> str:
+    return f"{noise.schedule}-{noise.prediction}"
+
+
+def scheduler(name: str, noise: NoiseConfig, **changed: Any) -> Any:
+    return getattr(diffusers, f"{name}Scheduler").from_config(model_scheduler(noise).config, **changed)
+
+
+class Knowing:
+    """Predicts as one who knows the latents that all samples are to become, off by a random ``error``."""
+
+    def __init__(self, noise: NoiseConfig, latents: Tensor, error: float = 0.0) -> None:
+        self.noise, self.latents, self.error = noise, latents, error
+        self.config = SimpleNamespace(patch_size=1, base_tokens=4)
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
+        level, path = levels[level_index][:, None], path_alphas_cumprod(self.noise)
+        self.calls.append((hidden_states, level))
+        epsilon = to_epsilon("sample", self.latents, hidden_states, level, path)
+        output = prediction_target(self.noise.prediction, self.latents, epsilon, level, path)
+        return output + self.error * torch.randn(output.shape, generator=torch.Generator().manual_seed(len(self.calls)))
+
+
+def sample(model: Knowing, scheduler: Any, steps: int, known: bool = False, **options: Any) -> Tensor:
+    """One window of 3 frames of 2x2 latents, the first of them known if so: its tokens ``(12, 4)``."""
+    latents = torch.zeros(1, 4, 3, 2, 2)
+    latents[0, :, 0] = model.latents[:4].T.view(4, 2, 2)
+    is_known = torch.tensor([known, False, False])
+    window = Window(latents, is_known, latent_times(3, 8.0, 4, True), torch.tensor([True, False, False]))
+    prompts = Prompts(torch.zeros(1, 8), Segments.from_lengths([1]))
+    generator = torch.Generator().manual_seed(options.pop("seed", 0))
+    config = SamplingConfig(steps, 1.0, **options)
+    return sample_window(model, scheduler, window, prompts, config, generator).flatten(2)[0].T
+
+
+@pytest.fixture
+def latents() -> Tensor:
+    return 1.5 * torch.randn(12, 4, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("noise", PATHS, ids=named)
+@pytest.mark.parametrize("name", OF_VP)
+def test_a_perfect_prediction_leads_back_to_the_latents(noise: NoiseConfig, name: str, latents: Tensor) -> None:
+    model = Knowing(noise, latents)
+    out = sample(model, scheduler(name, noise), 20)
+    assert torch.allclose(out, latents, atol=2e-3)
+    for tokens, level in model.calls[:-1]:  # what it is shown is as noisy as it is told
+        assert 0 < float(level[0]) <= 1
+        assert torch.isfinite(tokens).all()
+    noisy, level = model.calls[0]
+    assert float(level[0]) > (0.94 if noise.schedule == "cosine" else 0.999)
+    assert 0.6 < float(noisy.std()) < 1.5
+
+
+@pytest.mark.parametrize("noise", PATHS, ids=named)
+@pytest.mark.parametrize("name", OF_VP)
+def test_small_errors_stay_small(noise: NoiseConfig, name: str, latents: Tensor) -> None:
+    """Above all at the end of the cosine, where an epsilon is divided by 5e-5."""
+    out = sample(Knowing(noise, latents, error=0.02), scheduler(name, noise), 20)
+    assert (out - latents).abs().max() < 1.0
+
+
+@pytest.mark.parametrize("noise", PATHS, ids=named)
+def test_known_tokens_are_noised_along_the_path(noise: NoiseConfig, latents: Tensor) -> None:
+    model, path = Knowing(noise, latents), path_alphas_cumprod(noise)
+    out = sample(model, scheduler("DDIM", noise), 5, known=True, context_level=0.3)
+    assert torch.equal(out[:4], latents[:4])
+    assert torch.allclose(out[4:], latents[4:], atol=1e-3)
+    first = model.calls[0][0][:4]
+    drawn = to_epsilon("sample", latents[:4], first, torch.tensor(0.3), path)
+    assert float(drawn.std()) == pytest.approx(1, abs=0.5)
+    for tokens, level in model.calls:
+        assert torch.equal(tokens[:4], first)
+        assert torch.allclose(level[:4], torch.tensor(0.3))
+    clean = Knowing(noise, latents)
+    sample(clean, scheduler("DDIM", noise), 2, known=True, context_level=0.0)
+    assert torch.equal(clean.calls[0][0][:4], latents[:4])
+
+
+@pytest.mark.parametrize("name", ["DDPM", "EulerAncestralDiscrete"])
+def test_noise_on_the_way_comes_from_the_generator(name: str, latents: Tensor) -> None:
+    noise = NoiseConfig(path="vp", prediction="epsilon")
+
+    class Blind(Knowing):
+        def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
+            return 0.5 * hidden_states
+
+    outs = [sample(Blind(noise, latents), scheduler(name, noise), 5, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(outs[0], outs[1])
+    assert not torch.allclose(outs[0], outs[2])
+
+
+def test_the_model_is_asked_at_timesteps_by_level(latents: Tensor) -> None:
+    noise = NoiseConfig(path="vp", prediction="epsilon")
+    model = Knowing(noise, latents)
+    sample(model, scheduler("DDIM", noise), 4)
+    assert torch.allclose(torch.stack([level[0, 0] for _, level in model.calls]), torch.tensor([1, 0.75, 0.5, 0.25]))
+
+
+@pytest.mark.parametrize("noise", [*PATHS, NoiseConfig()], ids=named)
+def test_what_is_stored_tells_what_was_trained(noise: NoiseConfig, tmp_path: Any) -> None:
+    stored = model_scheduler(noise)
+    stored.save_pretrained(tmp_path)
+    facts = noise_facts(type(stored).from_pretrained(tmp_path))
+    assert facts == noise_facts(stored)
+    assert (facts["path"], facts["prediction"]) == (noise.path, noise.prediction)
+    assert facts.get("schedule", noise.schedule) == noise.schedule
+    table = scheduler_alphas_cumprod(stored)
+    assert (table is None) == (noise.path == "straight")
+    assert table is None or torch.allclose(table, path_alphas_cumprod(noise), rtol=1e-6)
+
+
+def test_a_fresh_scheduler_takes_epsilons_and_leaves_the_given_one() -> None:
+    given = scheduler("DDIM", NoiseConfig(path="vp", prediction="sample"))
+    fresh = fresh_scheduler(given)
+    assert (given.config.prediction_type, fresh.config.prediction_type) == ("sample", "epsilon")
+    assert type(fresh) is type(given)
+    assert fresh is not given
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS["vp"])
+def test_latents_are_kept_within_bounds(prediction: str) -> None:
+    noise = NoiseConfig(path="vp", schedule="cosine", prediction=prediction)
+    path, level = path_alphas_cumprod(noise), torch.tensor(1.0)
+    assert path is not None
+    noisy = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    epsilon = clipped_epsilon(prediction, torch.full((50,), 9.0), noisy, level, path)
+    meant = (noisy - (1 - path[-1]).sqrt() * epsilon) / path[-1].sqrt()
+    assert (meant.abs() < 1.01 * MAX_LATENT).all()
+
+
+MISMATCHES = [
+    (
+        NoiseConfig(),
+        "DDIM",
+        PATHS[0],
+        "scheduler=DDIMScheduler has noise.path=vp, and the model noise.path=straight",
+    ),
+    (PATHS[0], "FlowMatchEulerDiscrete", PATHS[0], "noise.path=straight, and the model noise.path=vp: use one of that"),
+    (PATHS[1], "DDPM", PATHS[0], "noise.prediction=epsilon, and the model noise.prediction=v_prediction: use DDPMSch"),
+    (PATHS[0], "PNDM", PATHS[3], "noise.schedule=scaled_linear, and the model noise.schedule=linear: use PNDMSche"),
+]
+
+
+@pytest.mark.parametrize(
+    ("trained", "name", "of", "message"), MISMATCHES, ids=["path", "flow", "prediction", "schedule"]
+)
+def test_schedulers_of_another_path_are_refused(trained: NoiseConfig, name: str, of: NoiseConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_scheduler(scheduler(name, of), noise_facts(model_scheduler(trained)))
+
+
+def test_schedulers_that_clip_or_have_other_betas_are_refused() -> None:
+    trained = noise_facts(model_scheduler(PATHS[0]))
+    check_scheduler(scheduler("DDPM", PATHS[0]), trained)
+    with pytest.raises(ValueError, match="DDPMScheduler has clip_sample=True, which cuts latents off at 1: use DDPM"):
+        check_scheduler(diffusers.DDPMScheduler(), trained)
+    with pytest.raises(ValueError, match=r"noise\.schedule=another, and the model noise.schedule=linear"):
+        check_scheduler(diffusers.DDIMScheduler(beta_end=0.03), trained)
+
+
+def test_flow_schedulers_of_both_families_are_of_the_straight_path() -> None:
+    facts = noise_facts(diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"))
+    assert facts == noise_facts(diffusers.FlowMatchEulerDiscreteScheduler())
+
+
+@pytest.mark.parametrize("noise", [PATHS[0], PATHS[7]], ids=named)
+@pytest.mark.parametrize("name", OF_VP)
+def test_a_pipeline_samples_and_extends_with_each(tiny_pipe: VideoPipeline, noise: NoiseConfig, name: str) -> None:
+    pipe = VideoPipeline(**(tiny_pipe.components | {"scheduler": model_scheduler(noise)}))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = scheduler(name, noise)
+    frames = torch.zeros(9, 32, 32, 3, dtype=torch.uint8)
+    options: dict[str, Any] = {"prompt": "a", "num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "pt"}
+    for direction in ("forward", "backward"):
+        made = pipe.extend(frames, direction, seconds=0.5, generator=torch.Generator().manual_seed(0), **options).frames
+        assert made.shape == (1, 13, 3, 32, 32)
+        assert made.isfinite().all()
+
+
+def test_a_pipeline_refuses_what_its_model_did_not_learn(tiny_pipe: VideoPipeline) -> None:
+    tiny_pipe.scheduler = scheduler("DDIM", PATHS[0])
+    with pytest.raises(ValueError, match=r"scheduler=DDIMScheduler has noise\.path=vp"):
+        tiny_pipe(prompt="a", num_inference_steps=1)
+    with pytest.raises(ValueError, match=r"scheduler=DDIMScheduler has noise\.path=vp"):
+        tiny_pipe.extend(torch.zeros(9, 32, 32, 3, dtype=torch.uint8))

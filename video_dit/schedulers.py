@@ -1,0 +1,95 @@
+"""The path from latents to noise as diffusers' schedulers have it: what a model stores of it, and who may sample.
+
+A model learns one path and one kind of prediction on it. The scheduler in its folder says which.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from video_dit.noise import BETAS, NUM_TRAIN_TIMESTEPS, NoiseConfig, alphas_cumprod, to_epsilon, to_sample
+
+BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+"""What diffusers calls the schedules."""
+MAX_LATENT = 16.0
+"""Normalised latents stay within this many standard deviations (the shipped autoencoder's within 10, on renders)."""
+
+
+def model_scheduler(noise: NoiseConfig) -> Any:
+    """What is stored with a model that was trained with ``noise``, and samples from it by default.
+
+    The others of the vp path are made of it, ``PNDMScheduler.from_config(pipe.scheduler.config)``, so it holds what
+    they need as well. Timesteps are "trailing": the first is T − 1, pure noise, and the last leads to the latents.
+    """
+    if noise.path == "straight":
+        return FlowMatchEulerDiscreteScheduler()
+    low, high = BETAS[noise.schedule]
+    return DDIMScheduler.from_config(
+        {"skip_prk_steps": True},  # of PNDM, whose Runge-Kutta steps would begin above T
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+        beta_schedule=BETA_SCHEDULES[noise.schedule],
+        beta_start=low,
+        beta_end=high,
+        prediction_type=noise.prediction,
+        clip_sample=False,
+        set_alpha_to_one=True,  # so that the last step ends at the latents; others do not see what is a default here
+        timestep_spacing="leading" if noise.schedule == "cosine" else "trailing",
+    )
+
+
+def scheduler_alphas_cumprod(scheduler: Any) -> Tensor | None:
+    """The path of a diffusers scheduler, as the functions of `video_dit.noise` take it; None is the straight one."""
+    flow = scheduler.config.get("use_flow_sigmas") or scheduler.config.get("prediction_type") == "flow_prediction"
+    return None if flow else getattr(scheduler, "alphas_cumprod", None)
+
+
+def noise_facts(scheduler: Any) -> dict[str, str]:
+    """``path``, ``prediction`` and, on the vp path, ``schedule`` by the names of `NoiseConfig`, or "another"."""
+    table = scheduler_alphas_cumprod(scheduler)
+    if table is None:
+        return {"path": "straight", "prediction": "velocity"}
+    same = [
+        schedule
+        for schedule in BETAS
+        if len(table) == NUM_TRAIN_TIMESTEPS and torch.allclose(alphas_cumprod(schedule), table.cpu(), rtol=1e-4)
+    ]
+    return {
+        "path": "vp",
+        "schedule": same[0] if same else "another",
+        "prediction": scheduler.config["prediction_type"],
+    }
+
+
+def check_scheduler(scheduler: Any, trained: dict[str, str]) -> None:
+    """Raises ValueError unless ``scheduler`` samples from models with these `noise_facts`."""
+    name, facts = type(scheduler).__name__, noise_facts(scheduler)
+    same_path = facts["path"] == trained["path"]
+    fix = f"use {name}.from_config(pipe.scheduler.config) with the model's own scheduler"
+    if not same_path:
+        usual = "FlowMatchEulerDiscreteScheduler" if trained["path"] == "straight" else "DDIMScheduler or DDPMScheduler"
+        fix = f"use one of that path, such as {usual}"
+    for fact, value in trained.items():
+        if (its := facts.get(fact)) != value:
+            raise ValueError(f"scheduler={name} has noise.{fact}={its}, and the model noise.{fact}={value}: {fix}")
+    if facts["path"] == "vp" and scheduler.config.get("clip_sample"):
+        raise ValueError(f"scheduler={name} has clip_sample=True, which cuts latents off at 1: {fix}")
+
+
+def fresh_scheduler(scheduler: Any) -> Any:
+    """A copy without a state, to step one window. On the vp path it takes epsilons, whatever the model predicts."""
+    changed = {} if scheduler_alphas_cumprod(scheduler) is None else {"prediction_type": "epsilon"}
+    return type(scheduler).from_config(scheduler.config, **changed)
+
+
+def clipped_epsilon(prediction: str, output: Tensor, noisy: Tensor, level: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """What a scheduler of the vp path is given of a model's output: the noise, once the latents that go with it are
+    kept within `MAX_LATENT` (as in Ho et al., 2020).
+
+    An epsilon is divided by alpha to give latents, so that at the end of the path its errors would grow beyond all
+    bounds. It is also what all schedulers take: PNDM takes no ``sample``, and mixes a ``v_prediction`` of several steps
+    as if it meant the same at each.
+    """
+    latents = to_sample(prediction, output, noisy, level, alphas_cumprod).clamp(-MAX_LATENT, MAX_LATENT)
+    return to_epsilon("sample", latents, noisy, level, alphas_cumprod)
