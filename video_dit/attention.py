@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from video_dit.tokens import Segments
 
-QUERY_CHUNK = 64  # rows of scores at a time, on the way there
+QUERY_CHUNK = 128  # rows of scores at a time, on the way there
 BACKWARD_CHUNK = 256  # and on the way back, where each chunk adds to the gradients of all keys
 
 
