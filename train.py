@@ -195,7 +195,9 @@ def dry_run(config: RunConfig) -> list[str]:
     data_ranks = packs_at_once(config.train.sequence_parallel, ranks)
     packs_per_step = data_ranks * config.train.accumulation
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
-    module = build_denoiser(config, codec)
+    loads = config.train.init_from or config.text.encoder
+    with nullcontext() if loads else torch.device("meta"):  # new weights are only counted: those of 3 B take 12 GiB
+        module = build_denoiser(config, codec)
     factory = PackFactory(config, codec, "train", module.tokenizer, packs_per_step=packs_per_step)
     PackFactory(config, codec, "val", module.tokenizer)  # whether it can be made
     check_text(factory.source, module.tokenizer, module.text_encoder)

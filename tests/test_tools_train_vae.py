@@ -19,6 +19,7 @@ from vae3d import LatentCodec, VideoVAE
 from vae3d.losses import LossWeights
 from video_dit.engine import TrainConfig
 from video_dit.lora import LoRAConfig
+from video_dit.stopping import Stop
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 
@@ -57,12 +58,12 @@ def test_a_run_stopped_half_way_ends_in_the_same_weights(
         replace(run_config(tool, tmp_path / name, init_from=start, zero_stage=zero_stage), freeze_encoder=freeze)
         for name in ("whole", "resumed")
     )
-    tool.train(whole, tool.build_vae(whole))
+    tool.train(whole, tool.build_vae(whole), Stop())
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         patch.setattr(tool, "set_learning_rate", stop_at(5, tool.set_learning_rate))
-        tool.train(resumed, tool.build_vae(resumed))
+        tool.train(resumed, tool.build_vae(resumed), Stop())
     assert not (tmp_path / "resumed/checkpoints/step-6").exists()
-    tool.train(resumed, tool.build_vae(resumed))
+    tool.train(resumed, tool.build_vae(resumed), Stop())
     ours, theirs = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "resumed"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -86,7 +87,7 @@ def test_a_frozen_encoder_gives_the_latents_it_gave(
     start = random_start(tool, tmp_path)
     config = run_config(tool, tmp_path / "run", init_from=start, zero_stage=zero_stage, optimizer=optimizer)
     frozen = replace(config, freeze_encoder=True)
-    tool.train(frozen, tool.build_vae(frozen))
+    tool.train(frozen, tool.build_vae(frozen), Stop())
     given, trained = (LatentCodec.from_pretrained(folder) for folder in (start, tmp_path / "run"))
     assert given.fingerprint() == trained.fingerprint()
     latents = given.encode(torch.rand(1, 3, 5, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1)

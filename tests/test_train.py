@@ -65,6 +65,12 @@ def test_a_dry_run_reports_and_writes_nothing(main: Main, tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_needs_no_memory_for_the_weights(main: Main) -> None:
+    code, out, _ = main("--dry-run", "model.hidden_size=262144", "model.num_heads=2048")
+    assert code == 0
+    assert float(out.split("parameters: ")[1].split()[0].replace(",", "")) > 1e12  # of which one matrix has 2³⁶
+
+
 def test_of_several_ranks_one_reports(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     for rank in range(2):
