@@ -26,8 +26,8 @@ from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.continuation import write_continuation
 from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser
 from video_dit.ema import EMA
-from video_dit.engine import initialize, process_group, set_learning_rate
-from video_dit.failures import is_out_of_memory, memory_advice, not_finite_line
+from video_dit.engine import global_sum, initialize, process_group, set_learning_rate
+from video_dit.failures import gradient_line, is_out_of_memory, memory_advice, not_finite_line
 from video_dit.flops import PackFlops, peak_tflops
 from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
@@ -127,7 +127,6 @@ def train(config: RunConfig, stop: Stop) -> None:
             "view_tokens": sum(view.tokens for view in views),
             "left_out": sum(one.left_out for one in built),
             "flops": sum(flops(one.pack) for one in built),
-            "stop": stop.asked,
         }
         shares = {name: value / settings.sequence_parallel for name, value in known.items()}
         held = {
@@ -143,8 +142,11 @@ def train(config: RunConfig, stop: Stop) -> None:
             if number == len(packs):
                 totals = tally.totals()
                 if totals.not_finite:
-                    end(step, rank, totals.not_finite, [packs[bad].clips for bad in totals.packs_not_finite])
+                    clips = sorted({clip for bad in totals.packs_not_finite for clip in packs[bad].clips})
+                    end(not_finite_line(step, rank, clips) if rank == totals.not_finite[0] else None)
             engine.step()
+        if not engine.was_step_applied():  # on all ranks alike; to go on would leave Adam's count of steps behind
+            end(gradient_line(step) if rank == 0 else None)
         ema.update(engine, step)
 
         done = step + 1
@@ -166,7 +168,7 @@ def train(config: RunConfig, stop: Stop) -> None:
         level_losses.add(totals)
         if done % LEVELS_EVERY == 0 or done == settings.max_steps:
             progress.record(done, {f"loss_by_level/{name}": loss for name, loss in level_losses.take().items()})
-        stopping = totals.sums["stop"]
+        stopping = global_sum(stop.asked, engine.device)  # asked now, so that a wish within the step ends this one
         if stopping or is_due(done):
             folder = save_checkpoint(engine, ema, run_dir, done, facts)
             if stopping:
@@ -179,11 +181,10 @@ def train(config: RunConfig, stop: Stop) -> None:
     progress.close()
 
 
-def end(step: int, rank: int, not_finite: list[int], clips: list[tuple[int, ...]]) -> NoReturn:
-    """End the run on all ranks, with exit code 1; the first whose loss is not finite says so, before any of them ends,
-    since the launcher then ends the others."""
-    if rank == not_finite[0]:
-        line = not_finite_line(step, rank, sorted({clip for pack in clips for clip in pack}))
+def end(line: str | None) -> NoReturn:
+    """End the run on all ranks, with exit code 1; the one that has a ``line`` says it, before any of them ends, since
+    the launcher then ends the others."""
+    if line is not None:
         print(f"\ntrain.py: {line}", file=sys.stderr, flush=True)  # on a line of its own, below the bar
     dist.barrier()
     raise SystemExit(1)
