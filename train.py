@@ -100,12 +100,14 @@ def train(config: RunConfig, stop: Stop) -> None:
             samples = run_dir / "samples"
             write_samples(pipe, config.data.sample_prompts, samples, done, rank, world, stop)
             if rank == world - 1 and config.data.sample_prompts:
-                write_continuation(pipe, validation_packs.source, samples, done)
+                with suppress(StoppedError):
+                    write_continuation(pipe, validation_packs.source, samples, done, stop)
             if rank == 0 and config.noise.pictures:
                 with suppress(StoppedError):
                     prompts = config.data.sample_prompts
                     write_explanation(pipe, validation_packs.source, prompts, config.noise, run_dir, done, stop)
-            dist.barrier()
+            if global_sum(stop.asked, engine.device):
+                raise StoppedError
             progress.pictures(done, sorted(samples.glob(f"step-{done:07d}-*.png")))
 
     def is_due(done: int) -> bool:
