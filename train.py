@@ -24,7 +24,7 @@ from vae3d import LatentCodec
 from video_dit.checkpoint import checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.continuation import write_continuation
-from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser
+from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser, frozen_facts
 from video_dit.ema import EMA
 from video_dit.engine import global_sum, initialize, process_group, set_learning_rate
 from video_dit.failures import gradient_line, is_out_of_memory, memory_advice, not_finite_line
@@ -66,10 +66,12 @@ def train(config: RunConfig, stop: Stop) -> None:
     flops = PackFlops(module.transformer, module.text_encoder)
     if settings.compile and torch.cuda.is_available() and settings.zero_stage < 3:
         module.transformer.compile_repeated_blocks(dynamic=True)
+    frozen = frozen_facts(module, settings)
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)
     facts = {f"noise.{name}": value for name, value in noise_facts(model_scheduler(config.noise)).items()}
+    facts |= frozen
     start = resume(engine, ema, run_dir, facts)
     if rank == 0:
         save_config(config, run_dir / "config.yaml")

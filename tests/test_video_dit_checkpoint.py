@@ -46,8 +46,10 @@ def test_averaged_weights_fit_the_module(one_rank: None, tmp_path: Path, stage: 
     fresh = tiny()
     given = fresh.state_dict()["0.bias"].clone()
     fresh.load_state_dict(state)
-    assert all(tensor.dtype == torch.float32 for tensor in state.values())
-    torch.testing.assert_close(state.pop("0.bias"), given, rtol=0.01, atol=0)  # frozen: as it was, in bf16
+    assert all(tensor.device.type == "cpu" for tensor in state.values())
+    assert state["0.bias"].dtype == engine.module[0].bias.dtype
+    assert all(tensor.dtype == torch.float32 for name, tensor in state.items() if name != "0.bias")
+    torch.testing.assert_close(state.pop("0.bias").float(), given, rtol=0.01, atol=0)  # frozen: as it was, in bf16
     for name, tensor in state.items():
         assert torch.equal(tensor.flatten(), ema.slices[name][1])
 

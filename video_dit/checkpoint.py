@@ -127,12 +127,12 @@ def _flush(path: Path) -> None:
 
 
 def averaged_weights(module: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of all ranks in ``folder`` as a state dict, in the parameters' own shapes, fp32; frozen ones
-    are the module's. All ranks call it. Buffers are not in it.
+    """The averaged weights of all ranks in ``folder`` as a state dict on the host, in the parameters' own shapes, fp32;
+    frozen ones are the module's, in their own type. All ranks call it. Buffers are not in it.
     """
     frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
     with deepspeed.zero.GatheredParameters(list(frozen.values())):  # stage 3 cuts these up as well
-        given = {name: p.detach().float().clone() for name, p in frozen.items()}
+        given = {name: p.detach().to("cpu", copy=True) for name, p in frozen.items()}
     shapes = {n: getattr(p, "ds_shape", p.shape) for n, p in module.named_parameters() if p.requires_grad}
     flat = read_slices(folder, KIND, {name: (0, shape.numel()) for name, shape in shapes.items()})
     return given | {name: part.view(shapes[name]) for name, part in flat.items()}
