@@ -116,7 +116,8 @@ def train(config: RunConfig, stop: Stop) -> None:
         return done == settings.max_steps or done % settings.save_every == 0
 
     last = checkpoint_folder(run_dir, start)
-    if start and is_due(start) and not is_newer(result, last):  # it was stopped in between
+    lacks = rank == 0 and start > 0 and is_due(start) and not is_newer(result, last)  # it was stopped in between
+    if global_sum(lacks, engine.device):
         with suppress(StoppedError):
             publish(start, last)
     for step in range(start, settings.max_steps):
