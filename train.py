@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext, suppress
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,7 +36,7 @@ from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
 from video_dit.schedulers import model_scheduler, noise_facts
-from video_dit.sequence_parallel import packs_at_once, sequence_group, split_pack
+from video_dit.sequence_parallel import of_first, packs_at_once, sequence_group, split_pack
 from video_dit.sources import check_text
 from video_dit.stopping import Stop, StoppedError, stop_on_sigterm
 from video_dit.tally import LevelLosses, StepTally, peak_memory
@@ -77,7 +77,9 @@ def train(config: RunConfig, stop: Stop) -> None:
         save_config(config, run_dir / "config.yaml")
 
     positions = rank_positions(start, settings.max_steps, settings.accumulation, data_rank, data_ranks)
-    loader = load_ahead(train_packs.packs, positions, config.data.workers, program=("video_dit.validation",))
+    reads = rank % settings.sequence_parallel == 0  # and gives its neighbours what it read
+    workers, program = config.data.workers, ("video_dit.validation",)
+    loader = load_ahead(train_packs.packs, positions, workers, program) if reads else repeat(None, len(positions))
     items = zip(positions, loader, strict=True)
     progress = Progress(run_dir, start, settings.max_steps, show=rank == 0, wandb=settings.wandb)
     peak = peak_tflops(engine.device, settings.peak_tflops)
@@ -124,7 +126,7 @@ def train(config: RunConfig, stop: Stop) -> None:
         began = time.perf_counter()
         set_learning_rate(engine, settings, step)
         batches = list(islice(items, settings.accumulation))
-        built = [train_packs.build(read, position) for position, read in batches]
+        built = [of_first(train_packs.build(read, at) if reads else None, group) for at, read in batches]
         packs = [split_pack(one.pack, group) for one in built]
         views = [view for one in built for view in one.views]
         known = {
