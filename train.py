@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext, suppress
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,10 +24,10 @@ from vae3d import LatentCodec
 from video_dit.checkpoint import checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.continuation import write_continuation
-from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser
+from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser, frozen_facts
 from video_dit.ema import EMA
-from video_dit.engine import initialize, process_group, set_learning_rate
-from video_dit.failures import is_out_of_memory, memory_advice, not_finite_line
+from video_dit.engine import global_sum, initialize, process_group, set_learning_rate
+from video_dit.failures import gradient_line, is_out_of_memory, memory_advice, not_finite_line
 from video_dit.flops import PackFlops, peak_tflops
 from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
@@ -36,7 +36,7 @@ from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
 from video_dit.schedulers import model_scheduler, noise_facts
-from video_dit.sequence_parallel import packs_at_once, sequence_group, split_pack
+from video_dit.sequence_parallel import of_first, packs_at_once, sequence_group, split_pack
 from video_dit.sources import check_text
 from video_dit.stopping import Stop, StoppedError, stop_on_sigterm
 from video_dit.tally import LevelLosses, StepTally, peak_memory
@@ -66,16 +66,20 @@ def train(config: RunConfig, stop: Stop) -> None:
     flops = PackFlops(module.transformer, module.text_encoder)
     if settings.compile and torch.cuda.is_available() and settings.zero_stage < 3:
         module.transformer.compile_repeated_blocks(dynamic=True)
+    frozen = frozen_facts(module, settings)
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)
     facts = {f"noise.{name}": value for name, value in noise_facts(model_scheduler(config.noise)).items()}
+    facts |= frozen
     start = resume(engine, ema, run_dir, facts)
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
 
     positions = rank_positions(start, settings.max_steps, settings.accumulation, data_rank, data_ranks)
-    loader = load_ahead(train_packs.packs, positions, config.data.workers, program=("video_dit.validation",))
+    reads = rank % settings.sequence_parallel == 0  # and gives its neighbours what it read
+    workers, program = config.data.workers, ("video_dit.validation",)
+    loader = load_ahead(train_packs.packs, positions, workers, program) if reads else repeat(None, len(positions))
     items = zip(positions, loader, strict=True)
     progress = Progress(run_dir, start, settings.max_steps, show=rank == 0, wandb=settings.wandb)
     peak = peak_tflops(engine.device, settings.peak_tflops)
@@ -100,26 +104,29 @@ def train(config: RunConfig, stop: Stop) -> None:
             samples = run_dir / "samples"
             write_samples(pipe, config.data.sample_prompts, samples, done, rank, world, stop)
             if rank == world - 1 and config.data.sample_prompts:
-                write_continuation(pipe, validation_packs.source, samples, done)
+                with suppress(StoppedError):
+                    write_continuation(pipe, validation_packs.source, samples, done, stop)
             if rank == 0 and config.noise.pictures:
                 with suppress(StoppedError):
                     prompts = config.data.sample_prompts
                     write_explanation(pipe, validation_packs.source, prompts, config.noise, run_dir, done, stop)
-            dist.barrier()
+            if global_sum(stop.asked, engine.device):
+                raise StoppedError
             progress.pictures(done, sorted(samples.glob(f"step-{done:07d}-*.png")))
 
     def is_due(done: int) -> bool:
         return done == settings.max_steps or done % settings.save_every == 0
 
     last = checkpoint_folder(run_dir, start)
-    if start and is_due(start) and not is_newer(result, last):  # it was stopped in between
+    lacks = rank == 0 and start > 0 and is_due(start) and not is_newer(result, last)  # it was stopped in between
+    if global_sum(lacks, engine.device):
         with suppress(StoppedError):
             publish(start, last)
     for step in range(start, settings.max_steps):
         began = time.perf_counter()
         set_learning_rate(engine, settings, step)
         batches = list(islice(items, settings.accumulation))
-        built = [train_packs.build(read, position) for position, read in batches]
+        built = [of_first(train_packs.build(read, at) if reads else None, group) for at, read in batches]
         packs = [split_pack(one.pack, group) for one in built]
         views = [view for one in built for view in one.views]
         known = {
@@ -127,7 +134,6 @@ def train(config: RunConfig, stop: Stop) -> None:
             "view_tokens": sum(view.tokens for view in views),
             "left_out": sum(one.left_out for one in built),
             "flops": sum(flops(one.pack) for one in built),
-            "stop": stop.asked,
         }
         shares = {name: value / settings.sequence_parallel for name, value in known.items()}
         held = {
@@ -143,8 +149,11 @@ def train(config: RunConfig, stop: Stop) -> None:
             if number == len(packs):
                 totals = tally.totals()
                 if totals.not_finite:
-                    end(step, rank, totals.not_finite, [packs[bad].clips for bad in totals.packs_not_finite])
+                    clips = sorted({clip for bad in totals.packs_not_finite for clip in packs[bad].clips})
+                    end(not_finite_line(step, rank, clips) if rank == totals.not_finite[0] else None)
             engine.step()
+        if not engine.was_step_applied():  # on all ranks alike; to go on would leave Adam's count of steps behind
+            end(gradient_line(step) if rank == 0 else None)
         ema.update(engine, step)
 
         done = step + 1
@@ -166,7 +175,7 @@ def train(config: RunConfig, stop: Stop) -> None:
         level_losses.add(totals)
         if done % LEVELS_EVERY == 0 or done == settings.max_steps:
             progress.record(done, {f"loss_by_level/{name}": loss for name, loss in level_losses.take().items()})
-        stopping = totals.sums["stop"]
+        stopping = global_sum(stop.asked, engine.device)  # asked now, so that a wish within the step ends this one
         if stopping or is_due(done):
             folder = save_checkpoint(engine, ema, run_dir, done, facts)
             if stopping:
@@ -179,11 +188,10 @@ def train(config: RunConfig, stop: Stop) -> None:
     progress.close()
 
 
-def end(step: int, rank: int, not_finite: list[int], clips: list[tuple[int, ...]]) -> NoReturn:
-    """End the run on all ranks, with exit code 1; the first whose loss is not finite says so, before any of them ends,
-    since the launcher then ends the others."""
-    if rank == not_finite[0]:
-        line = not_finite_line(step, rank, sorted({clip for pack in clips for clip in pack}))
+def end(line: str | None) -> NoReturn:
+    """End the run on all ranks, with exit code 1; the one that has a ``line`` says it, before any of them ends, since
+    the launcher then ends the others."""
+    if line is not None:
         print(f"\ntrain.py: {line}", file=sys.stderr, flush=True)  # on a line of its own, below the bar
     dist.barrier()
     raise SystemExit(1)

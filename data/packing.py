@@ -9,8 +9,9 @@ import logging
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods, set_forkserver_preload
-from weakref import ref
+from multiprocessing import forkserver, get_all_start_methods, set_forkserver_preload
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -269,14 +270,15 @@ def load_ahead(dataset: Dataset, positions: range, workers: int, program: Sequen
         multiprocessing_context=method,
         worker_init_fn=_outlast_sigterm,
     )
-    if not workers:
-        return iter(loader)
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN) or signal.SIG_DFL  # the server inherits it
-    try:
-        items = iter(loader)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    atexit.register(_end_workers, ref(items))
+    if method == "forkserver":  # the server alone inherits it; to begin the workers takes seconds
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN) or signal.SIG_DFL
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    items: Any = iter(loader)
+    if workers:
+        atexit.register(_end_workers, items._workers)
     return items
 
 
@@ -285,7 +287,9 @@ def _outlast_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _end_workers(items: ref) -> None:
-    """At the exit of this process, which else would send them SIGTERM and wait for ever."""
-    if (iterator := items()) is not None:
-        iterator._shutdown_workers()
+def _end_workers(workers: Sequence[BaseProcess]) -> None:
+    """At the exit of this process, which else would send them SIGTERM and wait for ever; one may be in a long read."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise that a worker was killed
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()

@@ -1,6 +1,10 @@
 """Full packs of clips of any shape, as a pure function of (seed, epoch, position)."""
 
 import logging
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -240,3 +244,48 @@ def test_a_loader_gives_whole_packs(tmp_path: Path) -> None:
     packs = grey_packs(tmp_path)
     loaded = list(DataLoader(packs, batch_size=None, sampler=[0, 3]))
     assert [[i.view for i in pack.items] for pack in loaded] == [[i.view for i in packs[n].items] for n in (0, 3)]
+
+
+SLOW_READER = '''
+import os
+import signal
+import time
+
+from torch.utils.data import Dataset
+
+from data.packing import load_ahead
+
+
+class Slow(Dataset):
+    """Whose second item takes for ever; this process is asked to end while it hands it to a worker."""
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, position):
+        time.sleep(1000 * position)
+        return position
+
+    def __getstate__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+
+if __name__ == "__main__":
+    asked = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    items = load_ahead(Slow(), range(9), 1)
+    assert next(items) == 0
+    print("asked", asked == [signal.SIGTERM])
+'''
+
+
+@pytest.mark.slow
+def test_sigterm_is_heard_while_workers_begin_and_a_long_read_keeps_no_process(tmp_path: Path) -> None:
+    (tmp_path / "reader.py").write_text(SLOW_READER)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    began = time.monotonic()
+    command = [sys.executable, "reader.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "asked True\n", "")
+    assert time.monotonic() - began < 60

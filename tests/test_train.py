@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import pytest
 import tiny_training
 import torch
 from conftest import free_port
+from deepspeed import DeepSpeedEngine
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from safetensors.torch import load_file
+from torch import Tensor
 
 import train
 from data.shards import write_index
@@ -21,6 +24,7 @@ from data.video import write_video
 from vae3d import LatentCodec
 from video_dit import VideoPipeline
 from video_dit.config import RunConfig, load_config
+from video_dit.denoiser import Denoiser, build_denoiser
 from video_dit.lora import load_lora
 from video_dit.sources import encoding
 from video_dit.stopping import Stop
@@ -210,6 +214,48 @@ def test_out_of_memory_names_the_keys_to_turn(
     assert code == 1
     assert line in err.strip().splitlines()[-1]
     assert "Traceback" not in err
+
+
+def test_a_gradient_that_is_no_number_ends_the_run(
+    main: Main,
+    one_rank_environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """DeepSpeed would leave the step off and go on, with a count of Adam's steps that no checkpoint holds."""
+    calls: list[int] = []
+
+    def spoil(gradient: Tensor) -> Tensor:
+        calls.append(0)
+        return gradient * torch.nan if len(calls) == 2 else gradient
+
+    def build(config: RunConfig, codec: LatentCodec) -> Denoiser:
+        module = build_denoiser(config, codec)
+        next(module.transformer.parameters()).register_hook(spoil)
+        return module
+
+    monkeypatch.setattr(train, "build_denoiser", build)
+    with pytest.raises(SystemExit) as end:
+        main("train.max_steps=4", "train.save_every=1000")
+    assert end.value.code == 1
+    assert "train.py: the gradient is not finite at step 1," in capsys.readouterr().err
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_sigterm_late_in_a_step_ends_that_step(
+    main: Main, one_rank_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Asked(train.EMA):
+        def update(self, engine: DeepSpeedEngine, step: int) -> None:
+            super().update(engine, step)
+            if step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train, "EMA", Asked)
+    code, _, err = main("train.max_steps=4", "train.save_every=1000")
+    assert code == 0, err
+    assert (tmp_path / "run/checkpoints/latest").read_text() == "step-2"
 
 
 @pytest.mark.slow

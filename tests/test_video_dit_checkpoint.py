@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_engine import OPTIMIZERS, STAGES, averages, run, same, start, tiny, weights
+from tiny_engine import OPTIMIZERS, STAGES, averages, launch, run, same, start, tiny, weights
 from torch import nn
 
 from video_dit.checkpoint import averaged_weights, replace_folder, resume, save_checkpoint
@@ -46,8 +46,10 @@ def test_averaged_weights_fit_the_module(one_rank: None, tmp_path: Path, stage: 
     fresh = tiny()
     given = fresh.state_dict()["0.bias"].clone()
     fresh.load_state_dict(state)
-    assert all(tensor.dtype == torch.float32 for tensor in state.values())
-    torch.testing.assert_close(state.pop("0.bias"), given, rtol=0.01, atol=0)  # frozen: as it was, in bf16
+    assert all(tensor.device.type == "cpu" for tensor in state.values())
+    assert state["0.bias"].dtype == engine.module[0].bias.dtype
+    assert all(tensor.dtype == torch.float32 for name, tensor in state.items() if name != "0.bias")
+    torch.testing.assert_close(state.pop("0.bias").float(), given, rtol=0.01, atol=0)  # frozen: as it was, in bf16
     for name, tensor in state.items():
         assert torch.equal(tensor.flatten(), ema.slices[name][1])
 
@@ -65,6 +67,8 @@ def test_a_save_that_was_cut_short_is_never_loaded(one_rank: None, tmp_path: Pat
         file.write_bytes(b"")
     assert resume(engine, ema, tmp_path) == 1
     assert same(weights(engine), at_one)
+    save_checkpoint(engine, ema, tmp_path, 3)  # and is not kept in the place of a whole one
+    assert sorted(path.name for path in whole.parent.iterdir()) == ["latest", "step-1", "step-3"]
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(one_rank: None, tmp_path: Path) -> None:
@@ -98,6 +102,33 @@ def test_checkpoints_of_an_abandoned_run_do_not_cost_the_new_ones(one_rank: None
         assert folder.is_dir()
         assert resume(engine, ema, tmp_path) == step
     assert (root / "step-2").is_dir()
+
+
+SEEN_BY_ONE = """
+from pathlib import Path
+
+from deepspeed import comm as dist
+from tiny_engine import start
+
+from video_dit.checkpoint import resume, save_checkpoint
+from video_dit.engine import TrainConfig, process_group
+
+with process_group():
+    engine, ema = start(TrainConfig())
+    save_checkpoint(engine, ema, Path("0"), 1)
+    dist.barrier()
+    try:
+        resume(engine, ema, Path(str(dist.get_rank())))
+    except ValueError as error:
+        Path(f"refused-{dist.get_rank()}").write_text(str(error))
+"""
+
+
+@pytest.mark.slow
+def test_ranks_that_do_not_see_the_same_checkpoint_all_say_so(tmp_path: Path) -> None:
+    launch(SEEN_BY_ONE, tmp_path, 2)
+    for rank in range(2):
+        assert f"run_dir={rank} has other checkpoints on some ranks" in (tmp_path / f"refused-{rank}").read_text()
 
 
 @pytest.mark.parametrize("kind", ["weight", "exp_avg", "exp_avg_sq", "ema"])

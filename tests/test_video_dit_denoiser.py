@@ -14,12 +14,13 @@ from torch import Tensor
 
 from vae3d import LatentCodec
 from video_dit import VideoPipeline
-from video_dit.checkpoint import save_checkpoint
+from video_dit.checkpoint import resume, save_checkpoint
 from video_dit.config import RunConfig, load_config
-from video_dit.denoiser import Denoiser, averaged_pipeline, load_denoiser
+from video_dit.denoiser import Denoiser, averaged_pipeline, frozen_facts, load_denoiser
 from video_dit.ema import EMA
 from video_dit.engine import TrainConfig, initialize, learning_rate
 from video_dit.layers import fast_dtype
+from video_dit.lora import LoRAConfig, add_lora
 from video_dit.noise import NoiseConfig
 from video_dit.schedulers import model_scheduler
 from video_dit.slices import read_slices
@@ -222,3 +223,33 @@ def test_a_model_of_the_same_path_is_gone_on_with(load: Load, tiny_pipe: VideoPi
 def test_a_model_of_another_path_is_refused(load: Load, trained: NoiseConfig, settings: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         load(trained, *settings)
+
+
+def test_what_is_frozen_is_told_by_its_weights(one_rank: None, tmp_path: Path) -> None:
+    """An adapter does not resume on another base, on another text encoder or with another strength."""
+    module, config = tiny_denoiser.denoiser(), TrainConfig(init_from="base", lora=LoRAConfig(rank=2))
+    assert frozen_facts(module, TrainConfig()) == {}
+    module.text_encoder.requires_grad_(False)
+    base = next(module.transformer.parameters())
+    before = frozen_facts(module, config)
+    add_lora(module.transformer, config.lora)
+    facts = frozen_facts(module, config)
+    assert facts == before
+    assert frozen_facts(module, TrainConfig()).keys() == {"fingerprint of the frozen text encoder"}
+    assert frozen_facts(module, replace(config, lora=LoRAConfig(rank=2, alpha=2.0))) == facts
+    engine = initialize(module, config)
+    ema = EMA(engine, 0.5)
+    save_checkpoint(engine, ema, tmp_path, 1, facts)
+    assert resume(engine, ema, tmp_path, facts) == 1
+    stronger = frozen_facts(module, replace(config, lora=LoRAConfig(rank=2, alpha=4.0)))
+    with pytest.raises(ValueError, match=r"train\.lora\.alpha=4\.0 is not that of .*: use train\.lora\.alpha=2\.0"):
+        resume(engine, ema, tmp_path, stronger)
+    with torch.no_grad():
+        base += 1
+    with pytest.raises(ValueError, match=r"fingerprint of train\.init_from=.* is not that of"):
+        resume(engine, ema, tmp_path, frozen_facts(module, config))
+    with torch.no_grad():
+        base -= 1
+        next(module.text_encoder.parameters()).add_(1)
+    with pytest.raises(ValueError, match=r"fingerprint of the frozen text encoder=.* is not that of"):
+        resume(engine, ema, tmp_path, facts | frozen_facts(module, TrainConfig()))

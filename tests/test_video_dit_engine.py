@@ -189,6 +189,13 @@ def test_no_launcher_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
 
 
+def test_tasks_of_slurm_without_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(ValueError, match=r"SLURM_STEP_NUM_TASKS=4 without RANK .*: start one task"), process_group():
+        pass
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_buffer_for_gradients_is_no_larger_than_they_are(one_rank: None, stage: int) -> None:
     engine = initialize(tiny(), TrainConfig(zero_stage=stage))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from video_dit.engine import TrainConfig
-from video_dit.failures import is_out_of_memory, memory_advice, not_finite_line
+from video_dit.failures import gradient_line, is_out_of_memory, memory_advice, not_finite_line
 
 
 def test_a_real_failure_to_allocate_is_known() -> None:
@@ -44,3 +44,7 @@ def test_a_loss_that_is_no_number_is_told_with_step_rank_and_clips() -> None:
     line = not_finite_line(7, 3, [5, 12])
     for words in ("step 7", "rank 3", "clips 5, 12"):
         assert words in line
+
+
+def test_a_gradient_that_is_no_number_is_told_with_the_step() -> None:
+    assert "gradient is not finite at step 7" in gradient_line(7)

@@ -64,6 +64,18 @@ def test_a_resumed_run_forgets_what_came_after_its_start(tmp_path: Path) -> None
     assert {1, 2, 4, 5, 6} <= curve(tmp_path, "train/loss").keys()
 
 
+def test_what_was_recorded_before_is_not_recorded_twice(tmp_path: Path) -> None:
+    """As where a run that was stopped between measuring and writing its model does both again."""
+    run(tmp_path, 0, 2)
+    before = records(tmp_path)
+    for _ in range(2):
+        progress = Progress(tmp_path, 2, 10, True)
+        progress.record(2, {"validation/loss": 1.0})
+        progress.close()
+    assert records(tmp_path) == before
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_a_resumed_run_keeps_the_step_of_its_checkpoint_in_tensorboard(tmp_path: Path) -> None:
     run(tmp_path, 0, 5)
     run(tmp_path, 3, 6)

@@ -17,7 +17,7 @@ from tiny_engine import launch
 from video_dit.checkpoint import save_checkpoint
 from video_dit.ema import EMA
 from video_dit.engine import TrainConfig, initialize
-from video_dit.sequence_parallel import packs_at_once, sequence_group, split_pack
+from video_dit.sequence_parallel import of_first, packs_at_once, sequence_group, split_pack
 from video_dit.slices import read_slices
 
 CONFIG = TrainConfig(lr=1e-3, warmup_steps=3)
@@ -37,12 +37,18 @@ from video_dit.attention import segment_attention
 from video_dit.checkpoint import save_checkpoint
 from video_dit.ema import EMA
 from video_dit.engine import initialize, process_group
-from video_dit.sequence_parallel import sequence_group, split_attention, split_pack
+from video_dit.sequence_parallel import of_first, sequence_group, split_attention, split_pack
 
 with process_group():
     group = sequence_group(2)
     rank = dist.get_rank()
     assert sequence_group(1) is None
+
+    given = of_first(tiny_denoiser.pack(3 + rank) if rank == 0 else None, group)
+    of_each = of_first(tiny_denoiser.pack(3 + rank), group)  # the second rank's own is another
+    for pack in (given, of_each):
+        assert pack.clips == tiny_denoiser.pack(3).clips
+        assert torch.equal(pack.hidden_states, tiny_denoiser.pack(3).hidden_states)
 
     parts = []
     for position in range(6):
@@ -131,6 +137,7 @@ def test_one_rank_has_the_whole_pack(one_rank: None) -> None:
     pack = tiny_denoiser.pack(0)
     assert sequence_group(1) is None
     assert split_pack(pack, None) is pack
+    assert of_first(pack, None) is pack
     assert pack.segments.split is None
 
 

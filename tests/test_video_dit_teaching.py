@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from PIL import Image
 
-from data.dataset import WorldClips
+from data.dataset import Clip, WorldClips
 from vae3d import LatentCodec
 from video_dit import VideoPipeline, teaching
 from video_dit.noise import NoiseConfig
@@ -51,7 +51,7 @@ def test_the_pictures_are_written(pipe: VideoPipeline, tmp_path: Path, monkeypat
     monkeypatch.setattr(teaching, "WAYS_BACK", ((DDPMScheduler, 3), (DDIMScheduler, 2)))
     source = WorldClips("val", 2, 5, [[32, 32]], [8.0])
     write_explanation(pipe, source, ["a ball", "a cube"], NOISE, tmp_path, 40, Stop())
-    for name, columns in (("forward.png", LEVELS), ("samples/step-0000040.png", 2 * SEEDS)):
+    for name, columns in (("forward.png", LEVELS), ("samples/step-0000040-ddpm.png", 2 * SEEDS)):
         with Image.open(tmp_path / name) as image:
             assert image.width == columns * (96 + 4) + 4
             assert image.height > 2 * 96
@@ -66,3 +66,21 @@ def test_a_stop_is_heeded_at_the_next_step(pipe: VideoPipeline, tmp_path: Path) 
     with pytest.raises(StoppedError):
         write_explanation(pipe, source, ["a ball"], NOISE, tmp_path, 40, Stop(asked=True))
     assert [path.name for path in tmp_path.rglob("*.png")] == ["forward.png"]
+
+
+class Damaged(WorldClips):
+    """Of which the second clip alone can be read."""
+
+    def load(self, index: int) -> Clip:
+        if index != 1:
+            raise ValueError("damaged")
+        return super().load(index)
+
+
+def test_damaged_clips_are_passed_over(pipe: VideoPipeline, tmp_path: Path) -> None:
+    write_explanation(pipe, Damaged("val", 3, 5, [[32, 32]], [8.0]), [], NOISE, tmp_path, 40, Stop())
+    with Image.open(tmp_path / "forward.png") as image:
+        assert image.height < 2 * 96 + 50
+    (tmp_path / "forward.png").unlink()
+    write_explanation(pipe, Damaged("val", 1, 5, [[32, 32]], [8.0]), [], NOISE, tmp_path, 40, Stop())
+    assert list(tmp_path.rglob("*.png")) == []

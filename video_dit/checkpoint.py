@@ -39,7 +39,8 @@ def save_checkpoint(
     any number of ranks can read in any ZeRO stage. Frozen weights are not in it.
 
     ``run_dir/checkpoints/latest`` names the newest whole one and is written last, when all else is on the disk, so
-    that a save that was cut short is never loaded. The one before the newest is kept, older ones are removed.
+    that a save that was cut short is never loaded. The one that it named before is kept, others of fewer steps are
+    removed.
 
     Args:
         facts: settings, by key, that the weights are of no use without.
@@ -61,14 +62,15 @@ def save_checkpoint(
     dist.barrier()
     if rank == 0:
         _flush(folder)
+        before = (root / "latest").read_text().strip() if (root / "latest").is_file() else None
         draft = root / "latest.part"
         draft.write_text(folder.name)
         _flush(draft)
         draft.replace(root / "latest")
         _flush(root)
         saved = {int(path.name.removeprefix("step-")): path for path in root.glob("step-*")}
-        for older in sorted(number for number in saved if number < step)[:-1]:
-            shutil.rmtree(saved[older])
+        for older in (path for number, path in saved.items() if number < step and path.name != before):
+            shutil.rmtree(older)
     dist.barrier()
     return folder
 
@@ -78,12 +80,20 @@ def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, facts: Mapping[str,
 
     Raises:
         ValueError: it is not one of this model and optimizer, was saved with other ``facts``, or a part of it is
-            missing.
+            missing; or not all ranks see the same one.
     """
     latest = run_dir / "checkpoints" / "latest"
-    if not latest.is_file():
+    seen = latest.read_text().strip() if latest.is_file() else ""
+    every = [""] * dist.get_world_size()
+    dist.all_gather_object(every, seen)
+    if len(set(every)) > 1:
+        raise ValueError(
+            f"run_dir={run_dir} has other checkpoints on some ranks ({', '.join(sorted(set(every)))} or none): "
+            "use a folder that all nodes share"
+        )
+    if not seen:
         return 0
-    folder = latest.parent / latest.read_text().strip()
+    folder = latest.parent / seen
     if not (folder / "state.json").is_file():
         raise ValueError(f"{folder} cannot be loaded: remove {latest} to start anew")
     state = json.loads((folder / "state.json").read_text())
@@ -127,12 +137,12 @@ def _flush(path: Path) -> None:
 
 
 def averaged_weights(module: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of all ranks in ``folder`` as a state dict, in the parameters' own shapes, fp32; frozen ones
-    are the module's. All ranks call it. Buffers are not in it.
+    """The averaged weights of all ranks in ``folder`` as a state dict on the host, in the parameters' own shapes, fp32;
+    frozen ones are the module's, in their own type. All ranks call it. Buffers are not in it.
     """
     frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
     with deepspeed.zero.GatheredParameters(list(frozen.values())):  # stage 3 cuts these up as well
-        given = {name: p.detach().float().clone() for name, p in frozen.items()}
+        given = {name: p.detach().to("cpu", copy=True) for name, p in frozen.items()}
     shapes = {n: getattr(p, "ds_shape", p.shape) for n, p in module.named_parameters() if p.requires_grad}
     flat = read_slices(folder, KIND, {name: (0, shape.numel()) for name, shape in shapes.items()})
     return given | {name: part.view(shapes[name]) for name, part in flat.items()}

@@ -11,7 +11,8 @@ from vae3d import LatentCodec
 from video_dit.batch import Pack
 from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
-from video_dit.lora import add_lora, copy_adapter
+from video_dit.engine import TrainConfig
+from video_dit.lora import add_lora, copy_adapter, fingerprint
 from video_dit.model import VideoDiT
 from video_dit.noise import NoiseConfig
 from video_dit.pipeline import VideoPipeline, check_model_folder
@@ -97,6 +98,18 @@ def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> De
     return Denoiser(pipe.transformer, tokenizer, text_encoder)
 
 
+def frozen_facts(module: Denoiser, config: TrainConfig) -> dict[str, str]:
+    """What the trained weights of a checkpoint go with, and it does not hold: fingerprints of what is frozen, and how
+    strong the adapter is. To be taken before ZeRO cuts the weights up."""
+    facts = {}
+    if config.lora.rank:
+        facts["fingerprint of train.init_from"] = fingerprint(module.transformer)
+        facts["train.lora.alpha"] = str(float(config.lora.alpha or config.lora.rank))
+    if not any(p.requires_grad for p in module.text_encoder.parameters()):
+        facts["fingerprint of the frozen text encoder"] = fingerprint(module.text_encoder)
+    return facts
+
+
 def averaged_pipeline(
     module: Denoiser, folder: Path, codec: LatentCodec, noise: NoiseConfig, device: torch.device
 ) -> VideoPipeline:
@@ -105,7 +118,10 @@ def averaged_pipeline(
     text_encoder = type(module.text_encoder)(module.text_encoder.config)
     copy_adapter(module.transformer, transformer)
     copy = Denoiser(transformer, module.tokenizer, text_encoder)
-    copy.load_state_dict(averaged_weights(module, folder), strict=False)
+    found = copy.load_state_dict(averaged_weights(module, folder), strict=False)
+    assert not found.unexpected_keys, found.unexpected_keys
+    left = {name for name, _ in copy.named_parameters()} & set(found.missing_keys)  # buffers and second names may be
+    assert not left, left
     copy.to(device=device, dtype=torch.bfloat16).eval()
     return VideoPipeline(
         transformer=transformer,

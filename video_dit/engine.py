@@ -41,7 +41,8 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     """Longer gradients are cut to it; 0 leaves them. Not for Muon, whose updates have a norm of their own."""
     accumulation: int = 1
-    """Packs a rank takes for one optimizer step."""
+    """Packs a rank takes for one optimizer step. Their gradients are summed in bf16, with an error of 0.4 % of the sum
+    for 4 packs and of 1 % for 64."""
     zero_stage: int = 1
     offload_optimizer: bool = False
     """Keep masters and moments in the host's memory, and step there."""
@@ -94,7 +95,8 @@ def process_group() -> Iterator[None]:
     every job on CPUs would compile or load it; if a process is killed while it compiles, its lock file stays, and later
     jobs wait for ever. Each rank would also leave 66 MiB in ``/dev/shm``.
 
-    Without a launcher, which would say otherwise by the environment, this process is the only rank.
+    Without a launcher, which would say otherwise by the environment, this process is the only rank; ValueError where it
+    is one of several tasks of Slurm.
 
     A group of gloo that is left open may abort the process when it ends, as its threads let go of tensors when Python
     is no more: 8 of 24 processes that ended right after a barrier did.
@@ -102,6 +104,11 @@ def process_group() -> Iterator[None]:
     # set as a whole: to read it would have DeepSpeed probe all its extensions, by the compiler
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     if not any(name in os.environ for name in LAUNCHED):
+        if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))) > 1:
+            raise ValueError(
+                f"SLURM_STEP_NUM_TASKS={tasks} without RANK would be as many runs of one rank: start one task a node, "
+                "with torchrun in it, or set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in each"
+            )
         with socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

@@ -33,3 +33,11 @@ def not_finite_line(step: int, rank: int, clips: list[int]) -> str:
         f"the loss is not finite at step {step} on rank {rank}, in a pack of clips {', '.join(map(str, clips))}: "
         "look at these clips, or lower train.lr; the weights were left as they were"
     )
+
+
+def gradient_line(step: int) -> str:
+    """What is known of a gradient that is no number any more where each loss was one; DeepSpeed leaves its step off."""
+    return (
+        f"the gradient is not finite at step {step}, though the loss is: lower train.lr; "
+        "the weights were left as they were"
+    )

@@ -16,7 +16,7 @@ import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from video_dit.model import VideoDiT
@@ -128,20 +128,20 @@ def find_lora(path: Path) -> Path:
     return file
 
 
-def fingerprint(transformer: "VideoDiT") -> str:
-    """A hash of the weights without those of an adapter, the same in bf16 and in fp32: of names, shapes and some of the
-    numbers of each."""
+def fingerprint(module: nn.Module) -> str:
+    """A hash of a module's weights without those of an adapter, the same in bf16 and in fp32: of names, shapes and some
+    of the numbers of each."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(_base_weights(transformer).items()):
+    for name, tensor in sorted(_base_weights(module).items()):
         flat = tensor.detach().flatten()
         part = flat[:: max(1, len(flat) // SAMPLED)].bfloat16().float().cpu()
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + part.numpy().tobytes())
     return digest.hexdigest()
 
 
-def _base_weights(transformer: "VideoDiT") -> Mapping[str, Tensor]:
+def _base_weights(module: nn.Module) -> Mapping[str, Tensor]:
     """By the names that they have without an adapter."""
-    state = transformer.state_dict()
+    state = module.state_dict()
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
 
 

@@ -29,7 +29,10 @@ class Progress:
             run_dir.mkdir(parents=True, exist_ok=True)
             self._metrics = run_dir / "metrics.jsonl"
             kept = [line for line in self._records() if line["step"] <= start]
-            self._metrics.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            draft = self._metrics.with_suffix(".part")
+            draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            draft.replace(self._metrics)  # so that a run that is killed here has its figures
+            self._recorded = {(line["step"], name) for line in kept for name in line}
             self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
         self._wandb: Any = None
         if wandb and show:
@@ -47,8 +50,12 @@ class Progress:
         self.record(done, {f"train/{name}": value for name, value in {**scalars, **(aside or {})}.items()})
 
     def record(self, done: int, scalars: Mapping[str, float]) -> None:
-        """Record figures under their full names, such as ``validation/loss``."""
+        """Record figures under their full names, such as ``validation/loss``; those that the run had recorded for that
+        step before it was resumed are not recorded again."""
         if not self.show:
+            return
+        scalars = {name: value for name, value in scalars.items() if (done, name) not in self._recorded}
+        if not scalars:
             return
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, done)

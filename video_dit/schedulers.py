@@ -21,7 +21,8 @@ def model_scheduler(noise: NoiseConfig) -> Any:
     """What is stored with a model that was trained with ``noise``, and samples from it by default.
 
     The others of the vp path are made of it, ``PNDMScheduler.from_config(pipe.scheduler.config)``, so it holds what
-    they need as well. Timesteps are "trailing": the first is T − 1, pure noise, and the last leads to the latents.
+    they need as well. Timesteps are "trailing": the first is T − 1, pure noise, and the last leads to the latents. With
+    ``cosine`` they are "leading": of n, the first is T − T / n and the last is 0.
     """
     if noise.path == "straight":
         return FlowMatchEulerDiscreteScheduler()

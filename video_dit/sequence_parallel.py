@@ -6,7 +6,7 @@ into all tokens with a slice of the heads, and back.
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from einops import rearrange
@@ -18,6 +18,8 @@ from video_dit.tokens import Segments, Split
 
 if TYPE_CHECKING:
     from video_dit.batch import Pack
+
+T = TypeVar("T")
 
 
 def packs_at_once(degree: int, ranks: int) -> int:
@@ -38,6 +40,19 @@ def sequence_group(degree: int) -> ProcessGroup | None:
         return None
     groups = [torch.distributed.new_group(list(range(at, at + degree))) for at in range(0, world, degree)]
     return groups[rank // degree]
+
+
+def of_first(value: T | None, group: ProcessGroup | None) -> T:
+    """What the first rank of ``group`` gives, on all of them; a group of None has but one.
+
+    Were each to read the pack by itself, one that cannot read a clip would have another pack than its neighbours.
+    """
+    given = [value]
+    if group is not None:
+        torch.distributed.broadcast_object_list(given, group=group, group_src=0)
+    (found,) = given
+    assert found is not None
+    return found
 
 
 def split_pack(pack: "Pack", group: ProcessGroup | None) -> "Pack":

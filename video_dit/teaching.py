@@ -4,6 +4,7 @@ They are of single frames, and written where ``noise.pictures`` asks for them.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from data.dataset import ClipSource
 from data.sheet import write_rows
 from data.transforms import to_float, to_uint8
 from vae3d import LatentCodec
+from video_dit.continuation import readable_clips
 from video_dit.noise import NUM_TRAIN_TIMESTEPS, NoiseConfig, add_noise, path_alphas_cumprod
 from video_dit.pipeline import VideoPipeline
 from video_dit.stopping import Stop
@@ -35,8 +37,9 @@ def write_explanation(
     step: int,
     stop: Stop,
 ) -> None:
-    """``forward.png``: pictures of clips on their way to noise. ``samples/step-….png``: of prompts, made by DDPM in all
-    of its timesteps and by DDIM in 50, both from the same noise.
+    """``forward.png``: pictures of the first clips that can be read, on their way to noise.
+    ``samples/step-N-ddpm.png``: of prompts, made by DDPM in all of its timesteps and by DDIM in 50, both from the same
+    noise.
 
     Raises:
         StoppedError: it was asked to end.
@@ -45,10 +48,11 @@ def write_explanation(
     folder.mkdir(parents=True, exist_ok=True)
     timesteps = ", ".join(str(round(float(level) * NUM_TRAIN_TIMESTEPS) - 1) for level in path_levels()[1:])
     strips = []
-    for index in range(min(CLIPS, len(source))):
-        strip = forward_process(pipe.codec, source.load(index).frames[:1], noise)
+    for index, clip in islice(readable_clips(source), CLIPS):
+        strip = forward_process(pipe.codec, clip.frames[:1], noise)
         strips.append((f"clean, then timesteps {timesteps}, {noise.schedule}: {source.text(index, 0)}", strip))
-    write_rows(run_dir / "forward.png", strips, LEVELS)
+    if strips:
+        write_rows(run_dir / "forward.png", strips, LEVELS)
     if prompts:
         ways = {
             f"{SEEDS} by {scheduler.__name__.removesuffix('Scheduler')} in {steps} steps": samples(
@@ -60,7 +64,7 @@ def write_explanation(
             (f"{', '.join(ways)}: {prompt}", torch.cat(pictures))
             for prompt, *pictures in zip(prompts, *ways.values(), strict=True)
         ]
-        write_rows(folder / f"step-{step:07d}.png", rows, SEEDS * len(ways))
+        write_rows(folder / f"step-{step:07d}-ddpm.png", rows, SEEDS * len(ways))
 
 
 def path_levels() -> Tensor:
