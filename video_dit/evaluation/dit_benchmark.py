@@ -184,7 +184,7 @@ def benchmark_mixed(
     for requirement in wanted:
         say(requirement.line())
     return {
-        "configs": [_mixed_as_json(one, peak) for one in found],
+        "configs": [_mixed_as_json(one, peak, options.device) for one in found],
         "requirements": [asdict(requirement) for requirement in wanted],
     }
 
@@ -195,6 +195,7 @@ def mixed_lines(mixed: Mixed, peak: float, device: str) -> list[str]:
     budget = s["token_budget"] * s["accumulation"]
     fill = sum(mixed.tokens) / (len(mixed.tokens) * budget)
     compiled = ", compiled" if s["compile"] and device == "cuda" else ""
+    compiled += ", activations checkpointed" if s["checkpointing"] else ""
     own, both = mixed.flops_per_second, mixed.all_flops_per_second
     shares = [f" ({rate / peak:.1%} of {peak / 1e12:g})" if device == "cuda" else "" for rate in (own, both)]
     memory = f", {mixed.peak_bytes / 2**30:.1f} GiB at most" if device == "cuda" else ""
@@ -223,12 +224,12 @@ def mixed_requirement(mixed: Mixed, peak: float, device: str) -> Requirement:
     return Requirement(text, 100 * share, share >= least) if device == "cuda" else Requirement(text, None, None)
 
 
-def _mixed_as_json(mixed: Mixed, peak: float) -> dict[str, Any]:
+def _mixed_as_json(mixed: Mixed, peak: float, device: str) -> dict[str, Any]:
     rates = {
         "tokens_per_second": mixed.tokens_per_second,
         "flops_per_second": mixed.flops_per_second,
         "flops_per_second_with_text_encoder": mixed.all_flops_per_second,
-        "share_of_peak": mixed.flops_per_second / peak,
+        "share_of_peak": mixed.flops_per_second / peak if device == "cuda" else None,
     }
     return asdict(mixed) | rates
 
