@@ -130,6 +130,13 @@ class PromptTokens:
         )
 
 
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Groups of at least `MIN_GROUP` numbers of prompts, as far as there are, at most `MAX_GROUPS`; by length."""
+    places = sorted(range(len(lengths)), key=lengths.__getitem__)
+    size = max(MIN_GROUP, -(-len(places) // MAX_GROUPS))
+    return [places[first : first + size] for first in range(0, len(places), size)]
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -147,9 +154,8 @@ def tokenize(
             training all ranks must call the encoder equally often: ZeRO's stage 3 gathers weights in each call.
     """
     rows = list(stored) or [None] * len(prompts)
-    todo = sorted((n for n, row in enumerate(rows) if row is None), key=lambda n: len(prompts[n]))
-    size = max(MIN_GROUP, -(-len(todo) // MAX_GROUPS))
-    groups = [todo[first : first + size] for first in range(0, len(todo), size)]
+    todo = [n for n, row in enumerate(rows) if row is None]
+    groups = [[todo[place] for place in group] for group in alike([len(prompts[n]) for n in todo])]
     if all_groups:
         groups += [[]] * (MAX_GROUPS - len(groups))
     spans: dict[int, Tensor] = {}  # of each prompt, the rows of all outputs that are its own
@@ -175,7 +181,7 @@ def tokenize(
     return PromptTokens(
         tuple(ids),
         tuple(masks),
-        tuple(len(spans[n]) for n in todo),
+        tuple(len(spans[n]) for group in groups for n in group),
         torch.cat(given) if given else None,
         torch.cat(in_order),
         Segments.from_lengths([len(span) for span in in_order]),
