@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from video_dit.attention import QUERY_CHUNK, segment_attention
+from video_dit.attention import QUERY_CHUNK, segment_attention, use_flash_attention_3
 from video_dit.tokens import Segments
 
 HEADS, DIM = 2, 16
@@ -69,3 +69,14 @@ def test_cuda_kernels_are_the_plain_softmax(rows: list[int], columns: list[int],
     assert torch.allclose(out.float(), expected, atol=atol)
     for ours, theirs in zip(gradients(out, qkv), gradients(expected, qkv), strict=True):
         assert torch.allclose(ours.float(), theirs.float(), atol=4 * atol)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about CPUs")
+def test_flash_attention_3_is_not_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not use_flash_attention_3()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability in ((8, 0), (9, 0), (10, 0)):  # that of the H100 lacks the package here
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        assert not use_flash_attention_3()
+    monkeypatch.delattr(torch.nn.attention, "list_flash_attention_impls", raising=False)  # an older PyTorch
+    assert not use_flash_attention_3()

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from packed import slices
 from torch import Tensor
 
 from data import dataset
@@ -62,13 +63,13 @@ def build(
 
 def split(pack: Pack, values: Tensor) -> list[Tensor]:
     """Values of tokens by sample."""
-    return [values[part] for part in pack.segments.slices()]
+    return [values[part] for part in slices(pack.segments)]
 
 
 def prompts(pack: Pack) -> list[str]:
     """Those that are still to be encoded, in order of their places in the pack."""
     rows = torch.cat([ids.flatten() for ids in pack.prompts.ids])
-    texts = [TOKENIZER.decode(rows[pack.prompts.places[part]]) for part in pack.prompts.segments.slices()]
+    texts = [TOKENIZER.decode(rows[pack.prompts.places[part]]) for part in slices(pack.prompts.segments)]
     return [str(text).removesuffix("</s>") for text in texts]
 
 
@@ -273,7 +274,7 @@ def test_stored_embeddings_go_with_the_caption_of_the_epoch() -> None:
     told = {f"prompt_embeds.{number}": torch.full((3, 2), float(number)) for number in range(3)}
     many = [(replace(view, index=index, epoch=index), {**encoded, **told}, text) for index in range(40)]
     pack = build(many, context=replace(NO_COLD, text_dropout=0.5))
-    dropped = sum(len(ids) for ids in pack.prompts.ids)
+    dropped = len(pack.prompts.encoded)
     assert 0 < dropped < 40
     assert pack.prompts.segments.lengths.count(1) == dropped  # the end token of an empty prompt
     given = pack.prompts.stored

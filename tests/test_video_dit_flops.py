@@ -97,8 +97,11 @@ def test_a_pack_is_its_samples_and_the_prompts_that_are_encoded(tiny_dit: VideoD
         loss_elements=16 * n,
     )
     count = PackFlops(tiny_dit, encoder)
-    of_video = transformer_flops(tiny_dit.config, LENGTHS, TEXTS, LEVELS)
-    assert count(pack) - of_video == (0 if stored else TextSize.of(encoder).flops(TEXTS))
+    assert count.of_transformer(pack) == transformer_flops(tiny_dit.config, LENGTHS, TEXTS, LEVELS)
+    assert count.of_text(pack) == (0 if stored else TextSize.of(encoder).flops(TEXTS))
+    assert count(pack) == count.of_transformer(pack) + count.of_text(pack)
+    lower = PackFlops(wider(tiny_dit).requires_grad_(False), encoder)
+    assert lower.of_transformer(pack) == transformer_flops(tiny_dit.config, LENGTHS, TEXTS, LEVELS, trained=False)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])

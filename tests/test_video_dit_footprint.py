@@ -66,10 +66,12 @@ def of_a_step(transformer: VideoDiT, samples: list[tuple[int, int]]) -> tuple[in
     return counter.get_total_flops() + attention, bytes_kept
 
 
-def test_a_pack_is_measured_as_a_step_takes_it(deep_dit: VideoDiT) -> None:
+@pytest.mark.parametrize("samples", [SAMPLES, [(16, 1 + 7 * number % 32) for number in range(40)]], ids=["8", "40"])
+def test_a_pack_is_measured_as_a_step_takes_it(deep_dit: VideoDiT, samples: list[tuple[int, int]]) -> None:
+    """40 prompts are encoded in groups of like length."""
     _, encoder = byte_t5(TextConfig(max_length=32, width=16, num_layers=1, num_heads=2, hidden=32))
-    measured = measure_pack(deep_dit, encoder, SAMPLES, torch.float32)
-    flops, kept = of_a_step(deep_dit, SAMPLES)
+    measured = measure_pack(deep_dit, encoder, samples, torch.float32)
+    flops, kept = of_a_step(deep_dit, samples)
     assert measured.flops == pytest.approx(flops, rel=0.01)
     assert measured.activations == pytest.approx(kept, rel=0.01)
     assert all(p.grad is None for p in encoder.parameters())

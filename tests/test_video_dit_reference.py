@@ -127,6 +127,7 @@ def test_compiled_blocks_give_the_same_of_a_few_graphs(tiny_dit: VideoDiT) -> No
     plain = VideoDiT.from_config(tiny_dit.config)
     plain.load_state_dict(tiny_dit.state_dict())
     torch.compiler.reset()
+    counters.clear()  # a reset leaves those of other tests
     tiny_dit.compile_repeated_blocks(dynamic=True, fullgraph=True, backend="aot_eager")
     for seed in range(PACKS):
         p = random_pack(seed)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from packed import slices
 from torch import Tensor
 
 from video_dit import VideoDiT
@@ -122,7 +123,7 @@ def test_guidance_leads_from_the_negative_to_the_prompt_and_beyond() -> None:
 
     class Mean(Toy):
         def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
-            means = [rest["prompt_embeds"][part].mean() for part in rest["prompt_segments"].slices()]
+            means = [rest["prompt_embeds"][part].mean() for part in slices(rest["prompt_segments"])]
             lengths = rest["segments"].cu_seqlens.diff()
             return torch.stack(means).repeat_interleave(lengths)[:, None].expand(-1, 16)
 
@@ -131,8 +132,8 @@ def test_guidance_leads_from_the_negative_to_the_prompt_and_beyond() -> None:
     out = sample_window(Mean(), SCHEDULER, window(known=()), p, config, seeded(0))
     noise = sample_window(Mean(), SCHEDULER, window(known=()), prompts_of_zeros(p), config, seeded(0))
     for n in range(2):
-        positive = p.embeds[p.segments.slices()[n]].mean()
-        negative = p.negative_embeds[p.negative_segments.slices()[n]].mean()
+        positive = p.embeds[slices(p.segments)[n]].mean()
+        negative = p.negative_embeds[slices(p.negative_segments)[n]].mean()
         expected = negative + 3 * (positive - negative)
         assert torch.allclose(noise[n] - out[n], expected.expand_as(out[n]), atol=1e-5)
 
@@ -153,7 +154,7 @@ def test_a_batch_equals_each_sample_alone(tiny_dit: VideoDiT, known: tuple[int, 
             SCHEDULER,
             Window(w.latents[n : n + 1], w.known, w.times, w.one_frame),
             Prompts(
-                p.embeds[p.segments.slices()[n]],
+                p.embeds[slices(p.segments)[n]],
                 Segments.from_lengths([(5, 2)[n]]),
                 p.negative_embeds[3 * n : 3 * n + 3],
                 Segments.from_lengths([3]),

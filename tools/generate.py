@@ -280,8 +280,10 @@ def run(args: argparse.Namespace) -> None:
         check_frame_rate(paths[0], args.frame_rate)
     from data.sheet import write_contact_sheet
     from data.video_write import write_pictures, write_video
+    from video_dit.attention import use_flash_attention_3
 
     pipe = load_pipeline(args.model, args.device, args.dtype)
+    use_flash_attention_3()
     if args.lora:
         from video_dit.lora import load_lora
 

@@ -84,9 +84,16 @@ class PackFlops:
 
     def __call__(self, pack: Pack) -> int:
         """Of a pack on the host, forward and backward."""
-        encoded = [length for mask in pack.prompts.masks for length in mask.sum(dim=1).tolist()]
+        return self.of_transformer(pack) + self.of_text(pack)
+
+    def of_transformer(self, pack: Pack) -> int:
+        """Of the transformer."""
         lengths, texts = pack.segments.lengths, pack.prompts.segments.lengths
-        return transformer_flops(self.config, lengths, texts, len(pack.levels), self.trained) + self.text.flops(encoded)
+        return transformer_flops(self.config, lengths, texts, len(pack.levels), self.trained)
+
+    def of_text(self, pack: Pack) -> int:
+        """Of the text encoder, over the prompts whose embeddings are not stored."""
+        return self.text.flops(pack.prompts.encoded)
 
 
 def peak_tflops(device: torch.device, setting: float) -> float:

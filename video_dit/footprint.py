@@ -21,6 +21,7 @@ from video_dit.layers import fast_dtype
 from video_dit.lora import copy_adapter
 from video_dit.model import VideoDiT
 from video_dit.preflight import count, first_epoch
+from video_dit.text import alike
 from video_dit.tokens import Segments
 
 FP32 = 4  # bytes
@@ -79,9 +80,12 @@ def _run(
         copy_adapter(transformer, shallow)
         weights, weights_of_text = _weights(shallow, dtype), _weights(text_encoder, dtype)
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            ids = torch.zeros(texts.count, texts.max_length, dtype=torch.long)
-            states = functional_call(text_encoder, weights_of_text, (), {"input_ids": ids}).last_hidden_state  # s m d
-            text = states.flatten(0, 1).index_select(0, torch.empty(sum(texts.lengths), dtype=torch.long))  # m d
+            states = []
+            for group in alike(texts.lengths):  # as `video_dit.text.tokenize` puts them together
+                ids = torch.zeros(len(group), max(texts.lengths[place] for place in group), dtype=torch.long)
+                output = functional_call(text_encoder, weights_of_text, (), {"input_ids": ids})
+                states.append(output.last_hidden_state.flatten(0, 1))  # (s m) d
+            text = torch.cat(states).index_select(0, torch.empty(sum(texts.lengths), dtype=torch.long))  # m d
             loss = _loss(shallow, weights, segments, text, texts)
         loss.backward()
     of_weights = {_storage(tensor) for tensor in (*weights.values(), *weights_of_text.values())}

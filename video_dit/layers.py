@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from video_dit.attention import segment_attention
-from video_dit.level_table import LevelIndex, of_level
+from video_dit.level_table import LevelIndex, of_level, scaled_by_level
 from video_dit.rope import apply_rope
 from video_dit.sequence_parallel import split_attention
 from video_dit.tokens import Segments
@@ -29,7 +29,7 @@ def sinusoid(values: Tensor, channels: int, max_period: float = 10_000.0) -> Ten
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, levels: LevelIndex) -> Tensor:
     """Layer norm of ``x (n, d)``, scaled and shifted by the row of the ``(l, d)`` tables that its level names."""
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return torch.addcmul(of_level(shift, levels), x, 1 + of_level(scale, levels))
+    return scaled_by_level(x, 1 + scale, levels) + of_level(shift, levels)
 
 
 class LevelEmbedding(nn.Module):
@@ -129,8 +129,8 @@ class Block(nn.Module):
         shift, scale, gate, shift_ff, scale_ff, gate_ff = table.unbind(dim=1)  # each (l, d)
         x = modulate(hidden_states, shift, scale, levels)
         x = self.attn(x, x, segments, segments, rope)
-        hidden_states = hidden_states + of_level(gate, levels) * x
+        hidden_states = hidden_states + scaled_by_level(x, gate, levels)
         x = self.cross_attn(self.norm_text(hidden_states), text, segments, text_segments, None)
         hidden_states = hidden_states + x
         x = self.ff(modulate(hidden_states, shift_ff, scale_ff, levels))
-        return hidden_states + of_level(gate_ff, levels) * x
+        return hidden_states + scaled_by_level(x, gate_ff, levels)

@@ -1,7 +1,7 @@
 """A table with a row a noise level, and the row of each token: read on the way there, summed over tokens on the way
 back.
 
-Nothing of ``(n, 6 d)`` is kept: rows are read where they are used, from a table of ``(l, d)``.
+No rows of ``(n, d)`` are kept for the way back: they are read from the table of ``(l, d)`` again.
 """
 
 from dataclasses import dataclass
@@ -44,6 +44,25 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         return _sum_by_level(grad.contiguous(), *context.saved_tensors), None, None, None
+
+
+def scaled_by_level(x: Tensor, table: Tensor, levels: LevelIndex) -> Tensor:
+    """``x (n, d)`` times the row of a table ``(l, d)`` for each token. Of both, x and the table are kept."""
+    return _Scaled.apply(x, table, levels.index, levels.order, levels.starts)
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, table: Tensor, index: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+        context.save_for_backward(x, table, index, order, starts)
+        return x * table[index]
+
+    @staticmethod
+    def backward(context: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        x, table, index, order, starts = context.saved_tensors
+        of_x = grad * table[index] if context.needs_input_grad[0] else None
+        of_table = _sum_by_level((grad * x).contiguous(), index, order, starts) if context.needs_input_grad[1] else None
+        return of_x, of_table, None, None, None
 
 
 @torch.library.custom_op("video_dit::sum_by_level", mutates_args=())

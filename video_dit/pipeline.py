@@ -23,7 +23,7 @@ from vae3d.interop import Autoencoder
 from video_dit.model import VideoDiT
 from video_dit.rollout import roll_backward, roll_forward, window_sizes
 from video_dit.sampling import Generators, Prompts, SamplingConfig, Window, sample_window
-from video_dit.schedulers import check_scheduler, noise_facts
+from video_dit.schedulers import check_scheduler, check_steps, noise_facts
 from video_dit.text import encode_prompts
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
@@ -295,6 +295,7 @@ class VideoPipeline(DiffusionPipeline):
     ) -> Callable[[Window], Tensor]:
         """What denoises a window under these prompts; the text is encoded once."""
         check_scheduler(self.scheduler, self.noise)
+        check_steps(self.scheduler, config.num_inference_steps)
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
         if len(negatives) != len(prompts):
             raise ValueError(f"negative_prompt has {len(negatives)} texts and must have one, or {len(prompts)}")

@@ -6,7 +6,7 @@ A model learns one path and one kind of prediction on it. The scheduler in its f
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 from torch import Tensor
 
 from video_dit.noise import BETAS, NUM_TRAIN_TIMESTEPS, NoiseConfig, alphas_cumprod, to_epsilon, to_sample
@@ -21,8 +21,8 @@ def model_scheduler(noise: NoiseConfig) -> Any:
     """What is stored with a model that was trained with ``noise``, and samples from it by default.
 
     The others of the vp path are made of it, ``PNDMScheduler.from_config(pipe.scheduler.config)``, so it holds what
-    they need as well. Timesteps are "trailing": the first is T − 1, pure noise, and the last leads to the latents. With
-    ``cosine`` they are "leading": of n, the first is T − T / n and the last is 0.
+    they need as well. Timesteps are "trailing": the first is T − 1, pure noise, on all schedules (Lin et al., 2023,
+    arXiv:2305.08891), and the last leads to the latents.
     """
     if noise.path == "straight":
         return FlowMatchEulerDiscreteScheduler()
@@ -36,7 +36,7 @@ def model_scheduler(noise: NoiseConfig) -> Any:
         prediction_type=noise.prediction,
         clip_sample=False,
         set_alpha_to_one=True,  # so that the last step ends at the latents; others do not see what is a default here
-        timestep_spacing="leading" if noise.schedule == "cosine" else "trailing",
+        timestep_spacing="trailing",
     )
 
 
@@ -76,6 +76,17 @@ def check_scheduler(scheduler: Any, trained: dict[str, str]) -> None:
             raise ValueError(f"scheduler={name} has noise.{fact}={its}, and the model noise.{fact}={value}: {fix}")
     if facts["path"] == "vp" and scheduler.config.get("clip_sample"):
         raise ValueError(f"scheduler={name} has clip_sample=True, which cuts latents off at 1: {fix}")
+
+
+def check_steps(scheduler: Any, steps: int) -> None:
+    """Raises ValueError where DDIM or PNDM would not arrive at the latents in so many steps: they go by T // steps
+    timesteps, which beyond T / 2 is 1 whatever lies between those they are asked at."""
+    count = scheduler.config.num_train_timesteps
+    if isinstance(scheduler, DDIMScheduler | PNDMScheduler) and steps > count / 2 and count % steps:
+        raise ValueError(
+            f"num_inference_steps={steps} with {type(scheduler).__name__} must divide {count} or be at most "
+            f"{count // 2}: use {count // 2} or {count}"
+        )
 
 
 def fresh_scheduler(scheduler: Any) -> Any:

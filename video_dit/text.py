@@ -106,13 +106,14 @@ def _no_encoder(name: str, error: Exception) -> str:
 class PromptTokens:
     """Prompts as an encoder takes them, with how its outputs are put end to end.
 
-    ids, masks: ``(s, longest)`` int64 of each group of prompts that are still to be encoded, padded. stored: ``(rows,
-    d_text)``, the embeddings of the others. places: ``(m,)`` int64, which row each packed token is of all outputs,
-    followed by ``stored``. segments: one a prompt.
+    ids, masks: ``(s, longest)`` int64 of each group of prompts that are still to be encoded, padded. encoded: tokens
+    of each of these prompts. stored: ``(rows, d_text)``, the embeddings of the others. places: ``(m,)`` int64, which
+    row each packed token is of all outputs, followed by ``stored``. segments: one a prompt.
     """
 
     ids: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
+    encoded: tuple[int, ...]
     stored: Tensor | None
     places: Tensor
     segments: Segments
@@ -122,14 +123,25 @@ class PromptTokens:
         return PromptTokens(
             tuple(ids.to(device) for ids in self.ids),
             tuple(mask.to(device) for mask in self.masks),
+            self.encoded,
             None if self.stored is None else self.stored.to(device),
             self.places.to(device),
             self.segments.to(device),
         )
 
 
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Groups of at least `MIN_GROUP` numbers of prompts, as far as there are, at most `MAX_GROUPS`; by length."""
+    places = sorted(range(len(lengths)), key=lengths.__getitem__)
+    size = max(MIN_GROUP, -(-len(places) // MAX_GROUPS))
+    return [places[first : first + size] for first in range(0, len(places), size)]
+
+
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], stored: Sequence[Tensor | None] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    stored: Sequence[Tensor | None] = (),
+    all_groups: bool = True,
 ) -> PromptTokens:
     """Prompts to tokens on the host; longer ones are cut at ``tokenizer.model_max_length``.
 
@@ -138,21 +150,26 @@ def tokenize(
 
     Args:
         stored: for each prompt its embedding ``(length, d_text)`` if it was made before; nothing for all to be made.
+        all_groups: always `MAX_GROUPS` of them, those without prompts of one empty prompt that is not used. In
+            training all ranks must call the encoder equally often: ZeRO's stage 3 gathers weights in each call.
     """
     rows = list(stored) or [None] * len(prompts)
-    todo = sorted((n for n, row in enumerate(rows) if row is None), key=lambda n: len(prompts[n]))
-    size = max(MIN_GROUP, -(-len(todo) // MAX_GROUPS))
-    groups = [todo[first : first + size] for first in range(0, len(todo), size)]
+    todo = [n for n, row in enumerate(rows) if row is None]
+    groups = [[todo[place] for place in group] for group in alike([len(prompts[n]) for n in todo])]
+    if all_groups:
+        groups += [[]] * (MAX_GROUPS - len(groups))
     spans: dict[int, Tensor] = {}  # of each prompt, the rows of all outputs that are its own
     ids: list[Tensor] = []
     masks: list[Tensor] = []
     before = 0
     for group in groups:
-        batch = tokenizer([prompts[n] for n in group], padding=True, truncation=True, return_tensors="pt")
+        texts = [prompts[n] for n in group] or [""]
+        batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         ids.append(batch["input_ids"])
         masks.append(batch["attention_mask"])
         longest = ids[-1].shape[1]
-        for place, (n, length) in enumerate(zip(group, masks[-1].sum(dim=1).tolist(), strict=True)):
+        lengths = masks[-1].sum(dim=1).tolist()
+        for place, (n, length) in enumerate(zip(group, lengths, strict=False)):  # of no prompt is its filler
             spans[n] = torch.arange(length) + before + place * longest
         before += ids[-1].numel()
     for n, row in enumerate(rows):
@@ -164,6 +181,7 @@ def tokenize(
     return PromptTokens(
         tuple(ids),
         tuple(masks),
+        tuple(len(spans[n]) for group in groups for n in group),
         torch.cat(given) if given else None,
         torch.cat(in_order),
         Segments.from_lengths([len(span) for span in in_order]),
@@ -185,7 +203,7 @@ def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, prompts: Sequence[str]
 ) -> tuple[Tensor, Segments]:
     """Embeddings ``(m, d_text)`` of prompts, end to end, and their segments, on the encoder's device."""
-    tokens = tokenize(tokenizer, prompts).to(encoder.device)
+    tokens = tokenize(tokenizer, prompts, all_groups=False).to(encoder.device)
     return encode_tokens(encoder, tokens), tokens.segments
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 from einops import rearrange, repeat
@@ -43,15 +43,6 @@ class Segments:
     def max_length(self) -> int:
         """Tokens of the longest."""
         return max(self.lengths)
-
-    @property
-    def equal(self) -> bool:
-        """Whether all have as many tokens."""
-        return len(set(self.lengths)) == 1
-
-    def slices(self) -> list[slice]:
-        """One slice of tokens a segment."""
-        return [slice(start, stop) for start, stop in pairwise(self.bounds.tolist())]
 
     def to(self, device: torch.device | str) -> "Segments":
         """The same on another device."""

@@ -51,7 +51,7 @@ PACKED, OF_WHOLE_CLIPS, PADDED, BUCKETS = (
 )
 OVER_PADDED, OVER_BUCKETS = 1.3, 1.0
 """How many times the useful tokens a second of the other ways our packs must reach."""
-COLUMNS = ("batches", "filled %", "padding %", "ms a batch", "MFLOP/token", "tokens/s")
+COLUMNS = ("batches", "timed", "filled %", "padding %", "ms a batch", "MFLOP/token", "tokens/s", "+- %")
 HEADING = "".join(f"{name:>13}" for name in COLUMNS) + "  way"
 
 
@@ -79,18 +79,33 @@ class Batch:
 
 @dataclass(frozen=True)
 class Way:
-    """What was measured of one way. seconds: of each timed batch. flops: of all of them, forward and backward, those of
-    padding as well."""
+    """What was measured of one way. batches: all. flops: of each, forward and backward, those of padding as well.
+    seconds: of each of the first of them, which were timed."""
 
     name: str
     batches: list[Batch]
+    flops: list[int]
     seconds: list[float]
-    flops: int
 
     @property
     def tokens_per_second(self) -> float:
-        """Useful ones, over all timed batches."""
-        return sum(batch.useful for batch in self.batches) / sum(self.seconds)
+        """Useful ones, over all batches: those that were not timed take as long by the FLOP as those that were."""
+        seconds = sum(self.flops) * sum(self.seconds) / sum(self._timed)
+        return sum(batch.useful for batch in self.batches) / seconds
+
+    @property
+    def relative_error(self) -> float:
+        """Standard error of the seconds a FLOP, and so of the tokens a second, over their value; of one batch NaN."""
+        count = len(self.seconds)
+        if count < 2:
+            return math.nan
+        rate = sum(self.seconds) / sum(self._timed)
+        squares = sum((time - rate * flops) ** 2 for time, flops in zip(self.seconds, self._timed, strict=True))
+        return math.sqrt(squares * count / (count - 1)) / sum(self.seconds)
+
+    @property
+    def _timed(self) -> list[int]:
+        return self.flops[: len(self.seconds)]
 
     def line(self, token_budget: int) -> str:
         """A line under `HEADING`."""
@@ -99,11 +114,13 @@ class Way:
         padding = sum(sum(batch.lengths) for batch in self.batches) / budget - filled
         cells = [
             f"{len(self.batches)}",
+            f"{len(self.seconds)}",
             f"{100 * filled:.1f}",
             f"{100 * abs(padding):.1f}",
             f"{1e3 * sum(self.seconds) / len(self.seconds):.1f}",
-            f"{self.flops / sum(batch.useful for batch in self.batches) / 1e6:.1f}",
+            f"{sum(self.flops) / sum(batch.useful for batch in self.batches) / 1e6:.1f}",
             f"{self.tokens_per_second:,.0f}",
+            "-" if math.isnan(self.relative_error) else f"{100 * self.relative_error:.1f}",
         ]
         return "".join(f"{cell:>13}" for cell in cells) + f"  {self.name}"
 
@@ -168,7 +185,8 @@ def measure_epoch(
     Raises:
         ValueError: the longest view does not fit the budget, or the heads do not divide the width.
     """
-    batches = {name: found[: options.batches] for name, found in batches_of(clips, options).items()}
+    every = batches_of(clips, options)
+    batches = {name: found[: options.batches] for name, found in every.items()}
     seconds: dict[str, list[float]] = {name: [] for name in batches}
     with computing(speed):
         step = training_step(options, speed.device)
@@ -186,27 +204,31 @@ def measure_epoch(
     say(f"{len(clips)} clips of at most {LONGEST} frames at {FRAME_RATE:g} fps, scaled to about {scale}x{scale} pixels")
     say(f"batches of {options.token_budget} tokens, {str(options.dtype).removeprefix('torch.')}, AdamW")
     say(HEADING)
-    ways = [Way(name, found, seconds[name], _flops(found, options)) for name, found in batches.items()]
+    ways = [Way(name, found, _flops(found, options), seconds[name]) for name, found in every.items()]
     for way in ways:
         say(way.line(options.token_budget))
     return ways, epoch_requirements(ways)
 
 
-def _flops(batches: Sequence[Batch], options: EpochOptions) -> int:
-    """Longer samples are dearer by the token, for they have more to attend to."""
+def _flops(batches: Sequence[Batch], options: EpochOptions) -> list[int]:
+    """Of each. Longer samples are dearer by the token, for they have more to attend to."""
     config: Any = our_candidate(options.size, options.work).build(device="meta").config
     texts = options.work.text_length
     every = [(batch.lengths, [texts] * len(batch.lengths)) for batch in batches]
-    return sum(transformer_flops(config, lengths, of_text, len(lengths)) for lengths, of_text in every)
+    return [transformer_flops(config, lengths, of_text, len(lengths)) for lengths, of_text in every]
 
 
 def epoch_requirements(ways: Sequence[Way]) -> list[Requirement]:
-    """Our packs, with views as in training, beside the other ways."""
+    """Our packs, with views as in training, beside the other ways; and of whole clips, as the padded batches are."""
     rates = {way.name: way.tokens_per_second for way in ways}
     found = []
-    for name, times in ((PADDED, OVER_PADDED), (BUCKETS, OVER_BUCKETS)):
-        ratio = rates[PACKED] / rates[name]
-        text = f"{PACKED}: {times:g} times the useful tokens a second of {name}; times"
+    for own, name, times in (
+        (PACKED, PADDED, OVER_PADDED),
+        (OF_WHOLE_CLIPS, PADDED, OVER_PADDED),
+        (PACKED, BUCKETS, OVER_BUCKETS),
+    ):
+        ratio = rates[own] / rates[name]
+        text = f"{own}: {times:g} times the useful tokens a second of {name}; times"
         found.append(Requirement(text, ratio, ratio >= times))
     return found
 

@@ -4,11 +4,8 @@ The step is that of train.py: its DeepSpeed engine over transformer and text enc
 its clips. Latents are random numbers, so nothing is rendered, read or encoded, and packs are built before.
 """
 
-import os
 import re
-import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +23,7 @@ from video_dit.denoiser import Denoiser, build_denoiser
 from video_dit.ema import EMA
 from video_dit.engine import initialize, process_group, set_learning_rate
 from video_dit.evaluation.speed import clock
-from video_dit.flops import PackFlops, transformer_flops
+from video_dit.flops import PackFlops
 from video_dit.sources import pack_plan, training_clips
 from video_dit.tally import StepTally
 
@@ -107,15 +104,16 @@ def measure_mixed(config: str, options: MixedOptions) -> Mixed:
     count = (options.warm_up + options.steps) * run.train.accumulation
     module = build_denoiser(run, codec)
     packs = synthetic_packs(run, codec, source, pack_plan(run, codec, source), module.tokenizer, count)
-    with _one_rank(), process_group():
+    with process_group():
         return _train(config, run, module, packs, options)
 
 
 def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack], options: MixedOptions) -> Mixed:
     settings = run.train
-    described = module.transformer.config
     parameters = module.transformer.num_parameters(), module.text_encoder.num_parameters()
-    count_flops = PackFlops(module.transformer, module.text_encoder)
+    flops = PackFlops(module.transformer, module.text_encoder)
+    if settings.checkpointing:
+        module.transformer.enable_gradient_checkpointing()
     if settings.compile and options.device == "cuda" and settings.zero_stage < 3:
         module.transformer.compile_repeated_blocks(dynamic=True)
     engine = initialize(module, settings)
@@ -140,8 +138,6 @@ def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack],
         seconds.append(clock(options.device) - began)
     timed = packs[options.warm_up * settings.accumulation :]
     steps = [timed[n : n + settings.accumulation] for n in range(0, len(timed), settings.accumulation)]
-    flops = [[pack_flops(described, pack) for pack in step] for step in steps]
-    every = [[count_flops(pack) for pack in step] for step in steps]
     weights = next(engine.module.transformer.parameters()).dtype
     return Mixed(
         config,
@@ -152,6 +148,7 @@ def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack],
             "zero_stage": settings.zero_stage,
             "optimizer": settings.optimizer,
             "compile": settings.compile,
+            "checkpointing": settings.checkpointing,
             "weights": str(weights).removeprefix("torch."),
             "sizes": [list(size) for size in run.data.sizes],
             "window_frames": run.data.window_frames,
@@ -161,8 +158,8 @@ def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack],
         _spread([n for pack in timed for n in pack.segments.lengths]),
         _spread([n for pack in timed for n in pack.prompts.segments.lengths]),
         [sum(len(pack.made) for pack in step) for step in steps],
-        [sum(of_step) for of_step in flops],
-        [sum(both) - sum(of_step) for both, of_step in zip(every, flops, strict=True)],
+        [sum(map(flops.of_transformer, step)) for step in steps],
+        [sum(map(flops.of_text, step)) for step in steps],
         seconds[options.warm_up :],
         torch.cuda.max_memory_allocated() if options.device == "cuda" else 0,
     )
@@ -219,26 +216,5 @@ def synthetic_latents(codec: LatentCodec, clip: ClipShape, generator: torch.Gene
     }
 
 
-def pack_flops(config: Mapping[str, Any], pack: Pack) -> int:
-    """Of the transformer, forward and backward."""
-    return transformer_flops(config, pack.segments.lengths, pack.prompts.segments.lengths, len(pack.levels))
-
-
 def _spread(numbers: Sequence[int]) -> tuple[int, float, int]:
     return min(numbers), sum(numbers) / len(numbers), max(numbers)
-
-
-@contextmanager
-def _one_rank() -> Iterator[None]:
-    """What a launcher tells a process, for one alone, where none did."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    told = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    missing = {name: value for name, value in told.items() if name not in os.environ}
-    os.environ.update(missing)
-    try:
-        yield
-    finally:
-        for name in missing:
-            del os.environ[name]

@@ -18,7 +18,8 @@ ASKED = "17 frames of 256x256 on 2 threads of the CPU"
 
 @dataclass(frozen=True)
 class Requirement:
-    """One thing that ours must reach. value: None where it was not measured."""
+    """One thing that ours must reach. value: None where it was not measured. met: None there too, and where what was
+    measured is not what is asked about, as of another size."""
 
     text: str
     value: float | None
@@ -26,7 +27,8 @@ class Requirement:
 
     def line(self) -> str:
         """For people to read."""
-        verdict = {True: "met", False: "NOT MET", None: "not measured"}[self.met]
+        unsettled = "not measured" if self.value is None else "not asked"
+        verdict = {True: "met", False: "NOT MET", None: unsettled}[self.met]
         return f"{verdict:13} {self.text}" + ("" if self.value is None else f": {self.value:.2f}")
 
 
