@@ -77,12 +77,12 @@ def latents() -> Tensor:
 def test_a_perfect_prediction_leads_back_to_the_latents(noise: NoiseConfig, name: str, latents: Tensor) -> None:
     model = Knowing(noise, latents)
     out = sample(model, scheduler(name, noise), 20)
-    assert torch.allclose(out, latents, atol=5e-3 if name == "PNDM" else 2e-3)
+    assert torch.allclose(out, latents, atol=2e-3)
     for tokens, level in model.calls[:-1]:  # what it is shown is as noisy as it is told
         assert 0 < float(level[0]) <= 1
         assert torch.isfinite(tokens).all()
     noisy, level = model.calls[0]
-    assert float(level[0]) > 0.999
+    assert float(level[0]) > (0.94 if noise.schedule == "cosine" else 0.999)
     assert 0.6 < float(noisy.std()) < 1.5
 
 
@@ -90,8 +90,6 @@ def test_a_perfect_prediction_leads_back_to_the_latents(noise: NoiseConfig, name
 @pytest.mark.parametrize("name", OF_VP)
 def test_small_errors_stay_small(noise: NoiseConfig, name: str, latents: Tensor) -> None:
     """Above all at the end of the cosine, where an epsilon is divided by 5e-5."""
-    if (name, noise.schedule, noise.prediction) == ("PNDM", "cosine", "epsilon"):
-        pytest.skip("PNDM carries the first epsilons on; docs/ddpm.md tells to leave it here")
     out = sample(Knowing(noise, latents, error=0.02), scheduler(name, noise), 20)
     assert (out - latents).abs().max() < 1.0
 

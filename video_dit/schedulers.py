@@ -21,8 +21,9 @@ def model_scheduler(noise: NoiseConfig) -> Any:
     """What is stored with a model that was trained with ``noise``, and samples from it by default.
 
     The others of the vp path are made of it, ``PNDMScheduler.from_config(pipe.scheduler.config)``, so it holds what
-    they need as well. Timesteps are "trailing": the first is T − 1, pure noise, on all schedules (Lin et al., 2023,
-    arXiv:2305.08891), and the last leads to the latents.
+    they need as well. Timesteps are "trailing": the first is T − 1, pure noise, and the last leads to the latents. Not
+    so on the cosine, whose alpha is 5e-5 there: from it EulerAncestral makes NaN in fp32 (in 3 steps), and PNDM is off
+    by hundreds in few. There they are "leading", so the first lies up to T / steps below the end.
     """
     if noise.path == "straight":
         return FlowMatchEulerDiscreteScheduler()
@@ -36,7 +37,7 @@ def model_scheduler(noise: NoiseConfig) -> Any:
         prediction_type=noise.prediction,
         clip_sample=False,
         set_alpha_to_one=True,  # so that the last step ends at the latents; others do not see what is a default here
-        timestep_spacing="trailing",
+        timestep_spacing="leading" if noise.schedule == "cosine" else "trailing",
     )
 
 
