@@ -21,6 +21,7 @@ from deepspeed import comm as dist
 
 from data.packing import cost, imbalance, load_ahead, rank_positions
 from vae3d import LatentCodec
+from video_dit.attention import use_flash_attention_3
 from video_dit.checkpoint import checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.continuation import write_continuation
@@ -230,6 +231,7 @@ def main() -> int:
         "--dry-run", action="store_true", help="tell clips, packs, FLOPs and memory of the run, and stop"
     )
     args = parser.parse_intermixed_args()
+    use_flash_attention_3()
     for library in (diffusers.utils.logging, transformers.utils.logging):  # their bars would cut the run's in two
         library.set_verbosity_error()
         library.disable_progress_bar()
