@@ -129,14 +129,13 @@ def train(config: RunConfig, stop: Stop) -> None:
         batches = list(islice(items, settings.accumulation))
         built = [of_first(train_packs.build(read, at) if reads else None, group) for at, read in batches]
         packs = [split_pack(one.pack, group) for one in built]
-        views = [view for one in built for view in one.views]
         known = {
-            "tokens": sum(len(one.pack.made) for one in built),
-            "view_tokens": sum(view.tokens for view in views),
+            "tokens": sum(view.tokens for one in built for view in one.views),
             "left_out": sum(one.left_out for one in built),
             "flops": sum(flops(one.pack) for one in built),
         }
-        shares = {name: value / settings.sequence_parallel for name, value in known.items()}
+        shares = {name: value / settings.sequence_parallel for name, value in known.items()}  # of a pack that is shared
+        shares["rows"] = sum(len(pack.made) for pack in packs)  # with those that fill up a shared pack
         held = {
             "cost": sum(cost(one.views, train_packs.plan.attention_cost) for one in built),
             "memory": peak_memory(engine.device),
@@ -168,7 +167,7 @@ def train(config: RunConfig, stop: Stop) -> None:
             "GiB": max(totals.apart["memory"]),
         }
         aside = {
-            "padding": totals.sums["tokens"] - totals.sums["view_tokens"],
+            "padding": totals.sums["rows"] - totals.sums["tokens"],
             "imbalance": imbalance(totals.apart["cost"]),
             "left_out": totals.sums["left_out"],
         }

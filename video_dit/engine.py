@@ -103,6 +103,7 @@ def process_group() -> Iterator[None]:
     """
     # set as a whole: to read it would have DeepSpeed probe all its extensions, by the compiler
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    alone: dict[str, str] = {}
     if not any(name in os.environ for name in LAUNCHED):
         if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))) > 1:
             raise ValueError(
@@ -111,9 +112,9 @@ def process_group() -> Iterator[None]:
             )
         with socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in alone.items()})
+            port = str(probe.getsockname()[1])
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update(alone)  # DeepSpeed reads its ranks there alone
     deepspeed.init_distributed()
     done = False
     try:
@@ -123,6 +124,8 @@ def process_group() -> Iterator[None]:
         # where one rank fails, NCCL would wait for the others
         if done or torch.distributed.get_backend() != "nccl":
             dist.destroy_process_group()
+        for name in alone:
+            del os.environ[name]
 
 
 def global_sums(values: Sequence[float], device: torch.device) -> list[float]:

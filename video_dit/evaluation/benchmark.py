@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from video_dit.evaluation.candidates import Kind, Rival, check_size, ours, profile, published, shrunk
@@ -31,6 +30,7 @@ from video_dit.evaluation.speed import (
     measure_encode,
     measure_stream,
 )
+from video_dit.evaluation.vae import find_device
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def benchmark_vae(options: VAEBenchmark, say: Callable[[str], None]) -> dict[str
     Raises:
         ValueError: a config, a length, a size, the device or the manifest is no good.
     """
-    if options.speed.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: there is no such device here: use cpu")
+    find_device(options.speed.device)
     entries = entries_of(options)
     footage = footage_for(entries, options.train, say) if options.train else None
     s = options.speed

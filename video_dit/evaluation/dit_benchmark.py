@@ -25,6 +25,7 @@ from video_dit.evaluation.dit_speed import DiTSpeedOptions, Phase, Timed, measur
 from video_dit.evaluation.fill import FillOptions, draw_clips
 from video_dit.evaluation.requirements import Requirement
 from video_dit.evaluation.speed import in_own_process
+from video_dit.evaluation.vae import find_device
 
 FASTER, FASTER_PER_FRAME = 1.5, 3.0
 """How many times as fast as the fastest peer ours must be, and with a level per frame as Wan."""
@@ -60,7 +61,7 @@ def benchmark_dit(options: DiTBenchmark, say: Callable[[str], None]) -> dict[str
     Raises:
         ValueError: a peer cannot have as many parameters, or the device is not there.
     """
-    check_device(options.speed.device)
+    find_device(options.speed.device)
     size, work, speed = options.size, options.work, options.speed
     own = our_candidate(size, work)
     candidates = [own, *(peer_candidate(peer, size, work, count_parameters(own)) for peer in options.against)]
@@ -105,12 +106,6 @@ def is_asked(options: DiTBenchmark, parameters: int) -> bool:
     near = abs(parameters / ASKED_PARAMETERS - 1) < 0.1
     place = options.speed.device, options.speed.threads, options.work.tokens
     return near and place == ("cpu", ASKED_THREADS, ASKED_TOKENS)
-
-
-def check_device(device: str) -> None:
-    """Raises ValueError where it is not there."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: there is no such device here: use cpu")
 
 
 def _line(candidate: DiTCandidate, timed: Sequence[Timed], options: DiTBenchmark) -> str:
@@ -181,7 +176,7 @@ def benchmark_mixed(
     configs: Sequence[str], options: MixedOptions, peak: float, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Training steps of configs on packs of mixed shapes, each in a process of its own; as `benchmark_dit`."""
-    check_device(options.device)
+    find_device(options.device)
     found = []
     say("A step: text encoder, transformer, the way back, optimizer, average of weights, as in train.py on one rank.")
     say("Packs are of random latents and the clips' captions, built before. FLOPs are forward and backward.")
@@ -252,7 +247,7 @@ def benchmark_epoch(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Packs, padding and buckets, with the shapes of a manifest's clips or of a made-up mix; as `benchmark_dit`."""
-    check_device(speed.device)
+    find_device(speed.device)
     found, wanted = [], []
     for options in runs:
         fill = FillOptions(clips, options.token_budget, 1, options.seed)
