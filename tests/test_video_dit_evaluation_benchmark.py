@@ -119,5 +119,5 @@ def refuse_to_measure(line: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
 def test_a_device_that_is_not_there(options: VAEBenchmark) -> None:
-    with pytest.raises(ValueError, match="--device cuda: there is no such device"):
+    with pytest.raises(ValueError, match="--device cuda: "):
         benchmark_vae(replace(options, speed=replace(options.speed, device="cuda")), lambda line: None)

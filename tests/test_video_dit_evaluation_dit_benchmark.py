@@ -153,5 +153,5 @@ def test_an_epoch_in_each_dtype() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
 def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match="--device cuda: there is no such device"):
+    with pytest.raises(ValueError, match="--device cuda: "):
         benchmark_dit(replace(OPTIONS, speed=replace(SPEED, device="cuda")), lambda line: None)
