@@ -92,11 +92,15 @@ def one_rank_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def one_rank(one_rank_environment: None) -> Iterator[None]:
-    """This process as the only rank of a DeepSpeed job."""
+    """This process as the only rank of a DeepSpeed job, on one thread as the ranks that tests launch: sums in 16 bits
+    differ with the number of threads."""
     from video_dit.engine import process_group  # imports DeepSpeed; few tests need it
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with process_group():
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from video_dit.attention import QUERY_CHUNK, segment_attention, use_flash_attention_3
+from video_dit.attention import TILE, segment_attention, use_flash_attention_3
 from video_dit.tokens import Segments
 
 HEADS, DIM = 2, 16
@@ -35,7 +35,7 @@ def gradients(out: Tensor, of: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     ("rows", "columns"),
     [
         ([70, 70, 70], [70, 70, 70]),
-        ([QUERY_CHUNK] * 2, [5, 5]),
+        ([200] * 2, [TILE // 128] * 2),
         ([70], [70]),
         (MIXED, MIXED),
         (MIXED, TEXT),
@@ -49,6 +49,24 @@ def test_forward_and_gradient_are_those_of_plain_softmax(rows: list[int], column
     assert torch.allclose(out, expected, atol=2e-6)
     for ours, theirs in zip(gradients(out, qkv), gradients(expected, qkv), strict=True):
         assert torch.allclose(ours, theirs, atol=5e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_whose_powers_are_beyond_the_dtype(dtype: torch.dtype) -> None:
+    q, k, v = inputs(MIXED, TEXT)
+    with torch.no_grad():
+        q *= 300
+        q[0] = -q[0].abs()  # all of one row's powers would be zero
+        k[:5] = k[:5].abs()
+    qkv = tuple(x.detach().to(dtype).requires_grad_() for x in (q, k, v))
+    out = segment_attention(*qkv, Segments.from_lengths(MIXED), Segments.from_lengths(TEXT))
+    plain = tuple(x.detach().float().requires_grad_() for x in qkv)
+    expected = reference(*plain, MIXED, TEXT)
+    pairs = (out, expected), *zip(gradients(out, qkv), gradients(expected, plain), strict=True)
+    for ours, theirs in pairs:
+        assert ours.isfinite().all()
+        if dtype == torch.float32:  # in 16 bits scores as large as these are off by more than one
+            assert torch.allclose(ours, theirs, atol=1e-3 * float(theirs.detach().abs().max()))
 
 
 def test_as_many_segments_of_keys_as_of_queries() -> None:

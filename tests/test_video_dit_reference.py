@@ -80,7 +80,7 @@ def written_out(model: VideoDiT, p: dict[str, Any]) -> Tensor:
         x = x + gate * attend(block.attn, y, y, row[:, None] == row, turn)
         x = x + attend(block.cross_attn, block.norm_text(x), text, row[:, None] == column, None)
         y = F.layer_norm(x, width, eps=1e-6) * (1 + scale_ff) + shift_ff
-        x = x + gate_ff * block.ff.down(F.gelu(block.ff.up(y), approximate="tanh"))
+        x = x + gate_ff * block.ff.down(F.gelu(block.ff.up(y)))
     shift, scale = model.modulation_out(of_token).chunk(2, dim=1)
     return model.proj_out(F.layer_norm(x, width, eps=1e-6) * (1 + scale) + shift)
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from video_dit.attention import segment_attention
 from video_dit.level_table import LevelIndex, of_level, scaled_by_level
-from video_dit.rope import apply_rope
+from video_dit.linear import Linear
+from video_dit.rope import norm_and_rotate
 from video_dit.sequence_parallel import split_attention
 from video_dit.tokens import Segments
 
@@ -38,8 +39,8 @@ class LevelEmbedding(nn.Module):
     def __init__(self, width: int, frequencies: int = 256) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.up = nn.Linear(frequencies, width)
-        self.down = nn.Linear(width, width)
+        self.up = Linear(frequencies, width)
+        self.down = Linear(width, width)
 
     def forward(self, levels: Tensor) -> Tensor:
         features = sinusoid(levels * 1000, self.frequencies).to(self.up.weight.dtype)
@@ -57,10 +58,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, source_width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.to_q = nn.Linear(width, width)
-        self.to_k = nn.Linear(source_width, width)
-        self.to_v = nn.Linear(source_width, width)
-        self.to_out = nn.Linear(width, width)
+        self.to_q = Linear(width, width)
+        self.to_k = Linear(source_width, width)
+        self.to_v = Linear(source_width, width)
+        self.to_out = Linear(width, width)
         self.norm_q = nn.RMSNorm(width // num_heads, eps=1e-6)
         self.norm_k = nn.RMSNorm(width // num_heads, eps=1e-6)
 
@@ -77,9 +78,10 @@ class Attention(nn.Module):
             rearrange(x, "n (heads d) -> n heads d", heads=self.num_heads)
             for x in (self.to_q(hidden_states), self.to_k(source), self.to_v(source))
         )
-        q, k = self.norm_q(q), self.norm_k(k)
-        if rope is not None:
-            q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        if rope is None:
+            q, k = self.norm_q(q), self.norm_k(k)
+        else:
+            q, k = norm_and_rotate(q, self.norm_q.weight, *rope), norm_and_rotate(k, self.norm_k.weight, *rope)
         if segments.split is not None and source_segments is segments:
             out = split_attention(q, k, v, segments.split)
         else:
@@ -92,11 +94,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up = Linear(width, hidden)
+        self.down = Linear(hidden, width)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(hidden_states), approximate="tanh"))
+        return self.down(F.gelu(self.up(hidden_states)))
 
 
 class Block(nn.Module):

@@ -39,7 +39,7 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, table: Tensor, index: Tensor, order: Tensor, starts: Tensor) -> Tensor:
         context.save_for_backward(index, order, starts)
-        return table[index]
+        return table.index_select(0, index)
 
     @staticmethod
     def backward(context: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -55,12 +55,12 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, table: Tensor, index: Tensor, order: Tensor, starts: Tensor) -> Tensor:
         context.save_for_backward(x, table, index, order, starts)
-        return x * table[index]
+        return x * table.index_select(0, index)
 
     @staticmethod
     def backward(context: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, table, index, order, starts = context.saved_tensors
-        of_x = grad * table[index] if context.needs_input_grad[0] else None
+        of_x = grad * table.index_select(0, index) if context.needs_input_grad[0] else None
         of_table = _sum_by_level((grad * x).contiguous(), index, order, starts) if context.needs_input_grad[1] else None
         return of_x, of_table, None, None, None
 
@@ -68,13 +68,13 @@ class _Scaled(torch.autograd.Function):
 @torch.library.custom_op("video_dit::sum_by_level", mutates_args=())
 def _sum_by_level(grad: Tensor, index: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     """``(l, d)``: sums of the rows of ``grad (n, d)`` of each level. On CUDA by a kernel of our own: PyTorch adds them
-    one by one, each waiting for others of its level. Elsewhere a product with a matrix of zeros and ones."""
+    one by one, each waiting for others of its level."""
     if grad.is_cuda:
         from video_dit.triton_kernels import sum_rows  # Triton is there with CUDA alone
 
         return sum_rows(grad, order, starts)
-    levels = torch.arange(starts.numel() - 1, device=grad.device)
-    return (levels[:, None] == index).to(grad.dtype) @ grad
+    sums = torch.zeros(starts.numel() - 1, grad.shape[1], device=grad.device)
+    return sums.index_add_(0, index, grad.float()).to(grad.dtype)
 
 
 @_sum_by_level.register_fake

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from video_dit.layers import Block, LevelEmbedding, modulate
 from video_dit.level_table import LevelIndex
+from video_dit.linear import Linear
 from video_dit.rope import rope_angles
 from video_dit.tokens import Segments
 
@@ -63,14 +64,14 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
         if hidden_size % num_heads or hidden_size // num_heads % 2:
             raise ValueError(f"model.hidden_size={hidden_size} must be an even multiple of model.num_heads={num_heads}")
         patch_dim = in_channels * patch_size**2
-        self.patch_embed = nn.Linear(patch_dim, hidden_size)
+        self.patch_embed = Linear(patch_dim, hidden_size)
         self.one_frame_embed = nn.Parameter(torch.zeros(hidden_size))
         self.level_embed = LevelEmbedding(hidden_size)
-        self.modulation = nn.Linear(hidden_size, 6 * hidden_size)
+        self.modulation = Linear(hidden_size, 6 * hidden_size)
         self.norm_text = nn.RMSNorm(text_dim, eps=1e-6)
         self.blocks = nn.ModuleList(Block(hidden_size, text_dim, num_heads, ratio) for _ in range(num_layers))
-        self.modulation_out = nn.Linear(hidden_size, 2 * hidden_size)
-        self.proj_out = nn.Linear(hidden_size, patch_dim)
+        self.modulation_out = Linear(hidden_size, 2 * hidden_size)
+        self.proj_out = Linear(hidden_size, patch_dim)
         self._initialize()
 
     def _initialize(self) -> None:
