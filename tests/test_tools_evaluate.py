@@ -229,8 +229,73 @@ def test_bad_options_of_vae_are_one_clear_line(
     assert last.startswith("evaluate.py") and words in last
 
 
+@pytest.fixture
+def continued(tiny_pipe: "VideoPipeline", tmp_path: Path) -> list[str]:
+    """Options that name a random model, and keep all small."""
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    return [f"--model={tmp_path / 'model'}", "--clips=2", "--steps=1"]
+
+
+def test_continuations_beside_the_most_and_the_least_on_screen_in_json_and_to_look_at(
+    evaluate: ModuleType,
+    continued: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    written = [f"--json={tmp_path}/made.json", f"--picture={tmp_path}/made.png"]
+    options = [*continued, *written, "--known=3", "--context-level=0", "--guidance-scale=2", "--seed=5"]
+    assert call(evaluate, monkeypatch, *options, command="extend") == 0
+    figures, printed = json.loads((tmp_path / "made.json").read_text()), capsys.readouterr().out
+    wanted = {"size": "32x32", "frame_rate": 8, "known": 3, "steps": 1, "context_level": 0, "seed": 5}
+    assert figures["settings"] == wanted | {"guidance_scale": 2}
+    tables = printed.split("\n\n")
+    for table, direction, known, new in zip(tables, ("forward", "backward"), (9, 13), (8, 4), strict=True):
+        assert f"{direction}: {known} frames known, {new} new; mean of 2 clips ± its standard error" in table
+        found = figures["directions"][direction]
+        (line,) = [line for line in table.splitlines() if line.startswith("PSNR")]
+        psnr = [found[kind][name]["psnr"] for name in found["mean"] for kind in ("mean", "standard error")]
+        assert [float(word) for word in line.split()[2:] if word != "±"] == pytest.approx(psnr, abs=0.006)
+        assert "clips whose known frames changed: 0" in table
+    with Image.open(tmp_path / "made.png") as picture:
+        assert picture.size[1] > 4 * 2 * 96
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model=nowhere"], "nowhere is no model folder"),
+        (["--clips=1"], "at least 2"),
+        (["--known=0"], "at least 1"),
+        (["--known=1"], "--known 1: a window has 5 latent frames: use 2 to 3"),
+        (["--known=4"], "use 2 to 3"),
+        (["--steps=0"], "at least 1"),
+        (["--guidance-scale=0.5"], "guidance_scale=0.5 must be 1"),
+        (["--context-level=1"], "context_level=1.0 must be in [0, 1)"),
+        (["--context-level=nan"], "context_level=nan must be in [0, 1)"),
+        (["--picture=a.jpg"], "ends in .png"),
+        (["--json=nowhere/a.json"], "must be a file in a folder that exists"),
+    ],
+)
+def test_bad_options_of_extend_are_one_clear_line(
+    options: list[str],
+    words: str,
+    evaluate: ModuleType,
+    continued: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        code = call(evaluate, monkeypatch, *continued, *options, command="extend")
+    except SystemExit as stopped:  # argparse
+        code = stopped.code
+    assert code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("evaluate.py") and words in last
+
+
 def test_torch_is_not_imported_for_help_or_a_wrong_option() -> None:
     tool = Path(__file__).parents[1] / "tools" / "evaluate.py"
-    for options in (["vae", "--help"], ["vae", "--picture=a.jpg"], ["world", "--seconds=2"]):
+    for options in (["vae", "--help"], ["vae", "--picture=a.jpg"], ["world", "--seconds=2"], ["extend", "--clips=1"]):
         result = subprocess.run([sys.executable, "-X", "importtime", tool, *options], capture_output=True, text=True)
         assert " torch" not in result.stderr and " data.options" in result.stderr

@@ -1,8 +1,9 @@
-"""Measure a model: how well its autoencoder reconstructs, how much of their prompts its samples show, and whether one
-that was trained on a few clips of your own makes the right one of each caption.
+"""Measure a model: how well its autoencoder reconstructs, how much of their prompts its samples show, how well it
+continues clips, and whether one that was trained on a few clips of your own makes the right one of each caption.
 
 python tools/evaluate.py vae --manifest clips.csv
 python tools/evaluate.py world --prompts 256
+python tools/evaluate.py extend --clips 16
 python tools/evaluate.py clips --model runs/own/model --manifest clips/index.csv
 """
 
@@ -45,6 +46,15 @@ def run_world(args: argparse.Namespace) -> None:
 
     args.picture.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.json, evaluate_world(options_of(WorldOptions, args), tqdm.write))
+
+
+def run_extend(args: argparse.Namespace) -> None:
+    """How near the continuations of unseen clips come to the truth."""
+    from tqdm import tqdm
+
+    from video_dit.evaluation.extend import ExtendOptions, evaluate_extend
+
+    write_json(args.json, evaluate_extend(options_of(ExtendOptions, args), tqdm.write))
 
 
 def run_clips(args: argparse.Namespace) -> None:
@@ -95,16 +105,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     world.add_argument("--judge", type=Path, default=ROOT / "checkpoints" / "judge", help="default: the shipped one")
     picture = ROOT / "outputs" / "evaluate-world.png"
     world.add_argument("--picture", type=Path, default=picture, metavar="FILE", help="default: outputs/")
+    extend = commands.add_parser("extend", help="does it continue clips as they go on in truth")
+    extend.add_argument("--clips", type=at_least(2), default=16, help="of unseen scenes (default: %(default)s)")
+    extend.add_argument("--known", type=at_least(1), metavar="K", help="latent frames given (default: half a window)")
+    extend.add_argument("--context-level", type=float, default=0.03, help="noise on them (default: %(default)s)")
+    extend.add_argument("--picture", type=Path, metavar="FILE.png", help="the truth above what was made")
     clips = commands.add_parser("clips", help="does a model give back the clips it was trained on")
     clips.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="that it was trained on")
     clips.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
     clips.add_argument("--picture", type=Path, metavar="FILE.png", help="samples above the clips nearest to them")
-    for command in (world, clips):
+    for command in (world, extend, clips):
         command.add_argument("--steps", type=at_least(1), default=30, help="of the sampler (default: %(default)s)")
         command.add_argument("--guidance-scale", type=positive, default=4.0, help="default: %(default)s")
         command.add_argument("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
     models = {
         clips: "a folder that train.py wrote",
+        extend: "a folder that train.py wrote",
         vae: "a folder with an autoencoder, or of one",
         world: "a folder that train.py wrote",
     }
@@ -133,7 +149,7 @@ def main() -> int:
     """Exit code 2 for what the user got wrong, 1 for what failed."""
     args = parse_arguments()
     try:
-        {"vae": run_vae, "world": run_world, "clips": run_clips}[args.command](args)
+        {"vae": run_vae, "world": run_world, "extend": run_extend, "clips": run_clips}[args.command](args)
     except (ValueError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
