@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from product_counter import product_counter
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
 
@@ -20,7 +21,7 @@ LENGTHS, TEXTS, LEVELS = [16, 16, 80, 144], [9, 9, 31, 24], 32
 def counted(model: VideoDiT, text_grad: bool = True) -> int:
     """Forward and backward, as run on the CPU; attention, which is one operator to the counter, as plain products."""
     n, m = sum(LENGTHS), sum(TEXTS)
-    with FlopCounterMode(display=False) as counter:
+    with product_counter() as counter:
         output = model(
             torch.randn(n, 16),
             torch.rand(LEVELS),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from product_counter import product_counter
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from data.dataset import WorldClips
@@ -45,7 +45,7 @@ def of_a_step(transformer: VideoDiT, samples: list[tuple[int, int]]) -> tuple[in
     lengths = [tokens for tokens, _ in samples]
     n = sum(lengths)
     level_index = torch.arange(len(samples)).repeat_interleave(torch.tensor(lengths))
-    with FlopCounterMode(display=False) as counter:
+    with product_counter() as counter:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             text, text_segments = encode_prompts(tokenizer, encoder, ["a" * (length - 1) for _, length in samples])
             prediction = transformer(

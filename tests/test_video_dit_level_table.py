@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from video_dit.level_table import LevelIndex, of_level, scaled_by_level
+from video_dit.level_table import LevelIndex, add_scaled, of_level
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)]
@@ -25,16 +25,16 @@ def test_rows_and_their_gradients_are_those_of_an_embedding(device: str) -> None
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("frozen", [None, 0, 1], ids=["both", "x frozen", "table frozen"])
+@pytest.mark.parametrize("frozen", [None, 0, 1, 2], ids=["none frozen", "base frozen", "x frozen", "table frozen"])
 def test_tokens_times_rows_and_their_gradients(device: str, frozen: int | None) -> None:
     g = torch.Generator().manual_seed(0)
     index = torch.randint(0, 7, (100,), generator=g).to(device)
-    inputs = [torch.randn(rows, 200, generator=g).to(device) for rows in (100, 7)]
+    inputs = [torch.randn(rows, 200, generator=g).to(device) for rows in (100, 100, 7)]
     learnt = [tensor.requires_grad_() for place, tensor in enumerate(inputs) if place != frozen]
-    x, table = inputs
+    base, x, table = inputs
     weight = torch.randn(100, 200, generator=g).to(device)
-    ours, theirs = scaled_by_level(x, table, LevelIndex.of(index, 7)), x * F.embedding(index, table)
-    assert torch.equal(ours, theirs)
+    ours, theirs = add_scaled(base, x, table, LevelIndex.of(index, 7)), base + x * F.embedding(index, table)
+    assert torch.allclose(ours, theirs, atol=1e-6)
     pairs = zip(*(torch.autograd.grad((y * weight).sum(), learnt) for y in (ours, theirs)), strict=True)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
 
@@ -45,7 +45,7 @@ def test_no_rows_are_kept_for_the_way_back() -> None:
     x, table = torch.randn(100, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
     levels = LevelIndex.of(torch.arange(100) % 4, 4)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        (scaled_by_level(x, table, levels) + of_level(table, levels)).sum()
+        add_scaled(of_level(table, levels), x, table, levels).sum()
     given = {tensor.data_ptr() for tensor in (x, table, levels.index, levels.order, levels.starts)}
     assert {tensor.data_ptr() for tensor in kept} <= given
 

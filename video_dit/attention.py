@@ -233,13 +233,14 @@ def _dense_forward(batch: _Batch) -> tuple[Tensor, Tensor]:
 
 
 def _dense_backward(grad: Tensor, sums: Tensor, batch: _Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values of a batch; the latter two are summed over tiles in fp32."""
+    """Gradients of queries, keys and values of a batch; the latter two are summed over tiles, if there are more than
+    one to a head, in fp32."""
     to_queries = torch.empty_like(batch.queries)
-    to_keys, to_values = (
-        torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (batch.keys, batch.values)
-    )
+    tiles = list(batch.tiles())
+    total = grad.dtype if tiles[-1][1].start == 0 else torch.float32
+    to_keys, to_values = (torch.zeros(x.shape, dtype=total, device=x.device) for x in (batch.keys, batch.values))
     share = 1 / sums
-    for members, rows in batch.tiles():
+    for members, rows in tiles:
         weights = batch.powers(members, rows).mul_(share[members, rows])
         above = grad[members, rows]
         to_values[members].add_(product(weights.mT, above.mT))

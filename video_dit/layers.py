@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from video_dit.attention import segment_attention
-from video_dit.level_table import LevelIndex, of_level, scaled_by_level
+from video_dit.level_table import LevelIndex, add_scaled, of_level
 from video_dit.linear import Linear
 from video_dit.rope import norm_and_rotate
 from video_dit.sequence_parallel import split_attention
@@ -30,7 +30,7 @@ def sinusoid(values: Tensor, channels: int, max_period: float = 10_000.0) -> Ten
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, levels: LevelIndex) -> Tensor:
     """Layer norm of ``x (n, d)``, scaled and shifted by the row of the ``(l, d)`` tables that its level names."""
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return scaled_by_level(x, 1 + scale, levels) + of_level(shift, levels)
+    return add_scaled(of_level(shift, levels), x, 1 + scale, levels)
 
 
 class LevelEmbedding(nn.Module):
@@ -78,10 +78,7 @@ class Attention(nn.Module):
             rearrange(x, "n (heads d) -> n heads d", heads=self.num_heads)
             for x in (self.to_q(hidden_states), self.to_k(source), self.to_v(source))
         )
-        if rope is None:
-            q, k = self.norm_q(q), self.norm_k(k)
-        else:
-            q, k = norm_and_rotate(q, self.norm_q.weight, *rope), norm_and_rotate(k, self.norm_k.weight, *rope)
+        q, k = norm_and_rotate(q, self.norm_q.weight, rope), norm_and_rotate(k, self.norm_k.weight, rope)
         if segments.split is not None and source_segments is segments:
             out = split_attention(q, k, v, segments.split)
         else:
@@ -131,8 +128,8 @@ class Block(nn.Module):
         shift, scale, gate, shift_ff, scale_ff, gate_ff = table.unbind(dim=1)  # each (l, d)
         x = modulate(hidden_states, shift, scale, levels)
         x = self.attn(x, x, segments, segments, rope)
-        hidden_states = hidden_states + scaled_by_level(x, gate, levels)
+        hidden_states = add_scaled(hidden_states, x, gate, levels)
         x = self.cross_attn(self.norm_text(hidden_states), text, segments, text_segments, None)
         hidden_states = hidden_states + x
         x = self.ff(modulate(hidden_states, shift_ff, scale_ff, levels))
-        return hidden_states + scaled_by_level(x, gate_ff, levels)
+        return add_scaled(hidden_states, x, gate_ff, levels)

@@ -46,23 +46,27 @@ class _Rows(torch.autograd.Function):
         return _sum_by_level(grad.contiguous(), *context.saved_tensors), None, None, None
 
 
-def scaled_by_level(x: Tensor, table: Tensor, levels: LevelIndex) -> Tensor:
-    """``x (n, d)`` times the row of a table ``(l, d)`` for each token. Of both, x and the table are kept."""
-    return _Scaled.apply(x, table, levels.index, levels.order, levels.starts)
+def add_scaled(base: Tensor, x: Tensor, table: Tensor, levels: LevelIndex) -> Tensor:
+    """``base (n, d)`` plus ``x (n, d)`` times the row of a table ``(l, d)`` for each token; of these two, both are
+    kept for the way back."""
+    return _AddScaled.apply(base, x, table, levels.index, levels.order, levels.starts)
 
 
-class _Scaled(torch.autograd.Function):
+class _AddScaled(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, x: Tensor, table: Tensor, index: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+    def forward(
+        context: Any, base: Tensor, x: Tensor, table: Tensor, index: Tensor, order: Tensor, starts: Tensor
+    ) -> Tensor:
         context.save_for_backward(x, table, index, order, starts)
-        return x * table.index_select(0, index)
+        return torch.addcmul(base, x, table.index_select(0, index))
 
     @staticmethod
-    def backward(context: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(context: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, table, index, order, starts = context.saved_tensors
-        of_x = grad * table.index_select(0, index) if context.needs_input_grad[0] else None
-        of_table = _sum_by_level((grad * x).contiguous(), index, order, starts) if context.needs_input_grad[1] else None
-        return of_x, of_table, None, None, None
+        _, for_x, for_table, *_ = context.needs_input_grad
+        of_x = grad * table.index_select(0, index) if for_x else None
+        of_table = _sum_by_level((grad * x).contiguous(), index, order, starts) if for_table else None
+        return grad, of_x, of_table, None, None, None
 
 
 @torch.library.custom_op("video_dit::sum_by_level", mutates_args=())

@@ -48,7 +48,7 @@ class _ByOneDNN(torch.autograd.Function):
     def backward(context: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = context.saved_tensors
         for_x, for_weight, for_bias = context.needs_input_grad
-        rows, inputs = grad.flatten(0, -2), x.flatten(0, -2)
+        rows, inputs = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (grad, x))
         of_x = _linear(grad, weight.t()) if for_x else None
         of_weight = None
         if for_weight and grad.dtype == torch.float32:

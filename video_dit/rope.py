@@ -36,9 +36,15 @@ def rope_angles(coords: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Te
     return angles.cos(), angles.sin()
 
 
-def norm_and_rotate(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float = 1e-6) -> Tensor:
+def norm_and_rotate(x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor] | None = None, eps: float = 1e-6) -> Tensor:
     """RMS norm over the channels of ``x (n, heads, head_dim)``, times ``weight (head_dim,)``, and the rotation of its
-    pairs, which are channel i and i + head_dim / 2; in fp32. Of ``(n, heads, head_dim)``, x alone is kept."""
+    pairs, which are channel i and i + head_dim / 2; in fp32. Of ``(n, heads, head_dim)``, x alone is kept for the way
+    back.
+
+    Args:
+        rope: cosine and sine of `rope_angles`; None does not rotate.
+    """
+    cos, sin = rope if rope is not None else (None, None)
     return _NormRotate.apply(x, weight, cos, sin, eps)
 
 
@@ -46,30 +52,29 @@ class _NormRotate(torch.autograd.Function):
     """The norm divides by a number for each token and head, which the rotation leaves as it is; so it comes last."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+    def forward(context: Any, x: Tensor, weight: Tensor, cos: Tensor | None, sin: Tensor | None, eps: float) -> Tensor:
         lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)  # n heads 1
         scale = (lengths.square() / x.shape[-1] + eps).rsqrt()
         context.save_for_backward(x, weight, cos, sin, scale)
-        long = x.to(torch.float32, copy=True)
-        swapped = _swapped(long).mul_(torch.cat([-sin, sin], dim=-1) * _swapped(weight))
-        turned = long.mul_(torch.cat([cos, cos], dim=-1) * weight).add_(swapped)
-        return turned.mul_(scale).to(x.dtype)
+        weighted = x * weight.float()  # n heads d, fp32
+        return _rotated(weighted, cos, sin).mul_(scale).to(x.dtype)
 
     @staticmethod
     def backward(context: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, weight, cos, sin, scale = context.saved_tensors
-        grad = grad * scale  # n heads d, fp32
-        swapped = _swapped(grad).mul_(torch.cat([sin, -sin], dim=-1))
-        back = grad.mul_(torch.cat([cos, cos], dim=-1)).add_(swapped)
+        back = _rotated(grad * scale, cos, None if sin is None else -sin)  # n heads d, fp32
         weighted = back * weight
-        long = x.float()
+        long = x.to(torch.float32, copy=True)
         back.mul_(long)
         share = (back @ weight.float()).unsqueeze(-1) * scale.square() / x.shape[-1]  # n heads 1
         of_x = weighted.sub_(long.mul_(share)).to(x.dtype)
         return of_x, back.sum(dim=(0, 1)).to(weight.dtype), None, None, None
 
 
-def _swapped(x: Tensor) -> Tensor:
-    """The two channels of each pair, exchanged."""
+def _rotated(x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    """``x (n, heads, head_dim)`` fp32, which it writes over."""
+    if cos is None or sin is None:
+        return x
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([b, a], dim=-1)
+    swapped = torch.cat([b, a], dim=-1).mul_(torch.cat([-sin, sin], dim=-1))
+    return x.mul_(torch.cat([cos, cos], dim=-1)).add_(swapped)
