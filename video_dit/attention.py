@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.attention
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from video_dit.linear import product
 from video_dit.tokens import Segments
@@ -112,14 +111,13 @@ def _attention_backward(
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     heads = q.shape[1]
     for batch in _batches(q, k, v, bounds_q, bounds_k):
-        above = rearrange(grad[batch.rows], "(s n) heads d -> (s heads) n d", s=len(batch.columns)).contiguous()
-        batch_sums = rearrange(sums[:, batch.rows], "heads (s n) -> (s heads) n 1", s=len(batch.columns))
+        above = rearrange(grad[batch.rows], "(s n) heads d -> (s heads) n d", n=batch.length).contiguous()
+        batch_sums = rearrange(sums[:, batch.rows], "heads (s n) -> (s heads) n 1", n=batch.length)
         to_queries, to_keys, to_values = _dense_backward(above, batch_sums, batch)
         dq[batch.rows] = rearrange(to_queries, "(s heads) n d -> (s n) heads d", heads=heads)
         for whole, gradient in ((dk, to_keys), (dv, to_values)):
-            padded = rearrange(gradient, "(s heads) m d -> s m heads d", heads=heads)
-            for column, rows in zip(batch.columns, padded, strict=True):
-                whole[column] = rows[: column.stop - column.start]
+            padded = rearrange(gradient, "(s heads) m d -> (s m) heads d", heads=heads)
+            whole[batch.columns] = padded if batch.real is None else padded.index_select(0, batch.real)
     return dq, dk, dv
 
 
@@ -154,18 +152,25 @@ def _sums_like(q: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Neighbours of as many queries. rows, columns: where their queries stand, and the keys of each. queries:
+    """Neighbours of as many queries. rows, columns: where their queries and their keys stand. queries:
     ``(s·heads, n, d)`` times log2(e) over the square root of d, so that powers of two of the scores are softmax's.
-    keys, values: ``(s·heads, m, d)``, padded. bias: ``(s·heads, 1, m)``, 0 for keys and −inf for padding; None where
-    there is none. shifted: whether scores are so large that each row's largest must be taken off."""
+    keys, values: ``(s·heads, m, d)``, padded. bias: ``(s·heads, 1, m)``, 0 for keys and −inf for padding. real: which
+    of the ``s·m`` are not padding; both None where there is none. shifted: whether scores are so large that each row's
+    largest must be taken off."""
 
     rows: slice
-    columns: list[slice]
+    columns: slice
     queries: Tensor
     keys: Tensor
     values: Tensor
     bias: Tensor | None
+    real: Tensor | None
     shifted: bool
+
+    @property
+    def length(self) -> int:
+        """Queries of each."""
+        return self.queries.shape[1]
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         """Along s·heads and n: all queries of as many heads as a tile has room for, else a part of one's queries."""
@@ -188,37 +193,33 @@ class _Batch:
 
 def _batches(q: Tensor, k: Tensor, v: Tensor, bounds_q: Tensor, bounds_k: Tensor) -> Iterator[_Batch]:
     ends = pairwise(bounds_q.tolist()), pairwise(bounds_k.tolist())
-    pairs = [(slice(*row), slice(*column)) for row, column in zip(*ends, strict=True)]
-    scale = math.log2(math.e) / math.sqrt(q.shape[-1])
+    heads, scale = q.shape[1], math.log2(math.e) / math.sqrt(q.shape[-1])
     shifted = not scale * _length(q) * _length(k) < math.log2(torch.finfo(q.dtype).max) / 2
-    for length, run in groupby(pairs, key=lambda pair: pair[0].stop - pair[0].start):
-        members = list(run)
-        rows = slice(members[0][0].start, members[-1][0].stop)
-        columns = [column for _, column in members]
-        lengths = [column.stop - column.start for column in columns]
+    for length, run in groupby(zip(*ends, strict=True), key=lambda pair: pair[0][1] - pair[0][0]):
+        rows_of, columns_of = zip(*run, strict=True)  # where each begins and stops
+        rows, columns = (slice(each[0][0], each[-1][1]) for each in (rows_of, columns_of))
         queries = rearrange(q[rows], "(s n) heads d -> (s heads) n d", n=length)
         queries = queries.clone(memory_format=torch.contiguous_format).mul_(scale)
-        if len(set(lengths)) == 1:
-            whole = slice(columns[0].start, columns[-1].stop)
-            keys, values = (rearrange(x[whole], "(s m) heads d -> (s heads) m d", m=lengths[0]) for x in (k, v))
-            bias = None
+        lengths = torch.tensor(columns_of).diff()  # s 1
+        longest = int(lengths.max())
+        bias = real = None
+        if bool((lengths == longest).all()):
+            keys, values = k[columns], v[columns]
         else:
-            padded = (pad_sequence([x[column] for column in columns], batch_first=True) for x in (k, v))
-            keys, values = (rearrange(x, "s m heads d -> (s heads) m d") for x in padded)
-            bias = _bias(lengths, keys).repeat_interleave(q.shape[1], dim=0)
-        yield _Batch(rows, columns, queries, keys.contiguous(), values.contiguous(), bias, shifted)
+            place = torch.arange(longest)
+            padding = place >= lengths  # s m
+            index = torch.tensor(columns_of)[:, :1] + place.minimum(lengths - 1)  # padding is the last key once more
+            index, real = index.flatten().to(q.device), (~padding).flatten().nonzero().flatten().to(q.device)
+            keys, values = k.index_select(0, index), v.index_select(0, index)
+            bias = torch.zeros(padding.shape, dtype=q.dtype).masked_fill(padding, -math.inf).to(q.device)
+            bias = repeat(bias, "s m -> (s heads) 1 m", heads=heads)
+        keys, values = (rearrange(x, "(s m) heads d -> (s heads) m d", m=longest).contiguous() for x in (keys, values))
+        yield _Batch(rows, columns, queries, keys, values, bias, real, shifted)
 
 
 def _length(x: Tensor) -> float:
     """Of the longest of the vectors ``(n, heads, d)``."""
     return float(torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).max())
-
-
-def _bias(lengths: list[int], keys: Tensor) -> Tensor:
-    """``(s, 1, longest)``: 0 for the keys of each segment, −inf for its padding."""
-    padding = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]
-    bias = torch.zeros(padding.shape, dtype=keys.dtype).masked_fill(padding, -math.inf)
-    return rearrange(bias, "s m -> s 1 m").to(keys.device)
 
 
 def _dense_forward(batch: _Batch) -> tuple[Tensor, Tensor]:
