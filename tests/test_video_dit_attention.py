@@ -69,6 +69,20 @@ def test_scores_whose_powers_are_beyond_the_dtype(dtype: torch.dtype) -> None:
             assert torch.allclose(ours, theirs, atol=1e-3 * float(theirs.detach().abs().max()))
 
 
+@pytest.mark.parametrize("columns", [MIXED, TEXT])
+def test_sixteen_bits_lose_little_where_values_have_a_mean(columns: list[int]) -> None:
+    """Weights that do not quite add up to 1 would turn what all values have in common into gradients of queries."""
+    q, k, v = (x.detach().bfloat16() for x in inputs(MIXED, columns))
+    qkv = tuple(x.requires_grad_() for x in (q, k, v + 3))
+    out = segment_attention(*qkv, Segments.from_lengths(MIXED), Segments.from_lengths(columns))
+    exact = tuple(x.detach().double().requires_grad_() for x in qkv)
+    expected = reference(*exact, MIXED, columns)
+    ours, theirs = (torch.autograd.grad(y, of, torch.ones_like(y)) for y, of in ((out, qkv), (expected, exact)))
+    assert (out - expected).norm() < 0.004 * expected.norm()
+    for got, wanted, bound in zip(ours, theirs, (0.03, 0.03, 0.01), strict=True):
+        assert (got - wanted).norm() < bound * wanted.norm()
+
+
 def test_as_many_segments_of_keys_as_of_queries() -> None:
     with pytest.raises(AssertionError):
         segment_attention(*inputs([4, 4], [8]), Segments.from_lengths([4, 4]), Segments.from_lengths([8]))

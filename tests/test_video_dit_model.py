@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import Tensor
 
 from video_dit import VideoDiT
@@ -158,3 +159,22 @@ def test_checkpointing_leaves_gradients_as_they_are(tiny_dit: VideoDiT) -> None:
     assert len(calls) == 3  # the second time for the way back too
     for name, gradient in runs[0].items():
         assert torch.equal(runs[1][name], gradient), name
+
+
+@torch.no_grad()
+def test_weights_can_wait_elsewhere_until_their_module_runs(tiny_dit: VideoDiT) -> None:
+    """As diffusers' and accelerate's offload have them: hooks on modules bring them."""
+    given = pack([sample(n) for n in range(3)])
+    expected = tiny_dit(**given)
+    cpu_offload(tiny_dit, execution_device=torch.device("cpu"))
+    assert tiny_dit.blocks[0].attn.norm_q.weight.is_meta  # type: ignore[union-attr]
+    assert torch.equal(tiny_dit(**given), expected)
+
+
+@torch.no_grad()
+def test_fp64_is_more_exact(tiny_dit: VideoDiT) -> None:
+    given = pack([sample(n) for n in range(3)])
+    short = tiny_dit(**given)
+    exact = tiny_dit.double()(**given | {"hidden_states": given["hidden_states"].double()})
+    assert exact.dtype == torch.float64
+    assert 0 < error(exact, short) < 1e-4

@@ -4,15 +4,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from video_dit.rope import ANGLE_PER_SECOND, axis_pairs, norm_and_rotate, rope_angles
+from video_dit.rope import ANGLE_PER_SECOND, RotatedNorm, axis_pairs, rope_angles
 
 HEAD_DIM, THETA = 64, 1000.0
-ONES = torch.ones(HEAD_DIM)
+
+
+def learnt_norm() -> RotatedNorm:
+    norm = RotatedNorm(HEAD_DIM)
+    torch.nn.init.normal_(norm.weight)
+    return norm
 
 
 def scores(q: torch.Tensor, k: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
     rope = rope_angles(coords, q.shape[-1], THETA)
-    return torch.einsum("qhd,khd->hqk", norm_and_rotate(q, ONES, rope), norm_and_rotate(k, ONES, rope))
+    norm = RotatedNorm(q.shape[-1])
+    return torch.einsum("qhd,khd->hqk", norm(q, rope), norm(k, rope))
 
 
 @pytest.mark.parametrize("head_dim", [2, 16, 32, 64, 128])
@@ -60,35 +66,38 @@ def test_time_enters_in_eighths_of_a_second() -> None:
 def test_lengths_are_normed_and_the_origin_turns_nothing() -> None:
     torch.manual_seed(0)
     x = torch.randn(6, 2, HEAD_DIM)
-    turned = norm_and_rotate(x, ONES, rope_angles(torch.randn(6, 3), HEAD_DIM, THETA))
+    norm = RotatedNorm(HEAD_DIM)
+    turned = norm(x, rope_angles(torch.randn(6, 3), HEAD_DIM, THETA))
     assert torch.allclose(turned.norm(dim=-1), torch.tensor(HEAD_DIM**0.5), atol=1e-4)
     normed = F.rms_norm(x, (HEAD_DIM,), eps=1e-6)
     assert not torch.allclose(turned, normed, atol=0.1)
     for rope in (rope_angles(torch.zeros(6, 3), HEAD_DIM, THETA), None):
-        assert torch.allclose(norm_and_rotate(x, ONES, rope), normed, atol=1e-6)
+        assert torch.allclose(norm(x, rope), normed, atol=1e-6)
 
 
 def test_sixteen_bits_are_turned_in_fp32() -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(6, 2, HEAD_DIM).bfloat16(), torch.randn(HEAD_DIM).bfloat16()
+    x, norm = torch.randn(6, 2, HEAD_DIM).bfloat16(), learnt_norm().bfloat16()
     rope = rope_angles(50 * torch.randn(6, 3), HEAD_DIM, THETA)
-    turned = norm_and_rotate(x, weight, rope)
+    turned = norm(x, rope)
     assert turned.dtype == torch.bfloat16
-    assert torch.equal(turned, norm_and_rotate(x.float(), weight.float(), rope).bfloat16())
+    assert torch.equal(turned, norm.float()(x.float(), rope).bfloat16())
 
 
 @pytest.mark.parametrize("rotates", [True, False])
-def test_gradients_are_those_of_norm_and_rotation_written_out(rotates: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_those_of_norm_and_rotation_written_out(rotates: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(6, 2, HEAD_DIM, requires_grad=True), torch.randn(HEAD_DIM, requires_grad=True)
+    x, norm = torch.randn(6, 2, HEAD_DIM, dtype=dtype, requires_grad=True), learnt_norm().to(dtype)
     cos, sin = rope = rope_angles(torch.randn(6, 3), HEAD_DIM, THETA)
-    a, b = F.rms_norm(x, (HEAD_DIM,), weight, eps=1e-6).chunk(2, dim=-1)
+    a, b = F.rms_norm(x, (HEAD_DIM,), norm.weight, eps=1e-6).chunk(2, dim=-1)
     expected = torch.cat([a * cos - b * sin, a * sin + b * cos] if rotates else [a, b], dim=-1)
     before = x.detach().clone()
-    ours = norm_and_rotate(x, weight, rope if rotates else None)
+    ours = norm(x, rope if rotates else None)
     assert torch.allclose(ours, expected, atol=1e-5)
+    assert ours.dtype == dtype
     above = torch.randn(ours.shape)
-    pairs = zip(*(torch.autograd.grad((y * above).sum(), (x, weight)) for y in (ours, expected)), strict=True)
+    pairs = zip(*(torch.autograd.grad((y * above).sum(), (x, norm.weight)) for y in (ours, expected)), strict=True)
     assert all(torch.allclose(got, wanted, atol=1e-4) for got, wanted in pairs)
     assert torch.equal(x, before)
 
@@ -97,5 +106,5 @@ def test_one_tensor_as_long_as_the_tokens_is_kept_for_the_way_back() -> None:
     kept: list[torch.Tensor] = []
     x = torch.randn(6, 2, HEAD_DIM, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        norm_and_rotate(x, ONES, rope_angles(torch.randn(6, 3), HEAD_DIM, THETA))
+        RotatedNorm(HEAD_DIM)(x, rope_angles(torch.randn(6, 3), HEAD_DIM, THETA))
     assert [tensor.data_ptr() for tensor in kept if tensor.numel() >= x.numel()] == [x.data_ptr()]

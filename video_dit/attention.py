@@ -21,6 +21,8 @@ from video_dit.tokens import Segments
 
 TILE = 1 << 19
 """Scores that are computed at a time: about what the cache of a CPU core holds, in bf16."""
+GPU_TILE = 1 << 26
+"""The same where no flash kernel runs, in fp32: 256 MiB."""
 
 
 def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, kv_segments: Segments) -> Tensor:
@@ -147,7 +149,7 @@ def _longest(bounds: Tensor) -> int:
 
 
 def _sums_like(q: Tensor) -> Tensor:
-    return torch.empty((q.shape[1], q.shape[0]), dtype=torch.float32 if _flash(q) else q.dtype, device=q.device)
+    return torch.empty((q.shape[1], q.shape[0]), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,9 @@ class _Batch:
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         """Along s·heads and n: all queries of as many heads as a tile has room for, else a part of one's queries."""
         (members, n, _), m = self.queries.shape, self.keys.shape[1]
-        rows = max(1, min(n, TILE // m))
-        step = max(1, TILE // (rows * m))
+        tile = TILE if self.queries.device.type == "cpu" else GPU_TILE
+        rows = max(1, min(n, tile // m))
+        step = max(1, tile // (rows * m))
         for member in range(0, members, step):
             for row in range(0, n, rows):
                 yield slice(member, member + step), slice(row, row + rows)
@@ -219,16 +222,16 @@ def _batches(q: Tensor, k: Tensor, v: Tensor, bounds_q: Tensor, bounds_k: Tensor
 
 def _length(x: Tensor) -> float:
     """Of the longest of the vectors ``(n, heads, d)``."""
-    return float(torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).max())
+    return float(torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)).max())
 
 
 def _dense_forward(batch: _Batch) -> tuple[Tensor, Tensor]:
     """``(s·heads, n, d)``, and the sums of softmax ``(s·heads, n, 1)`` fp32."""
-    out = torch.empty_like(batch.queries)
-    sums = out.new_empty((*out.shape[:2], 1))
+    out, exact = torch.empty_like(batch.queries), torch.promote_types(batch.queries.dtype, torch.float32)
+    sums = torch.empty((*out.shape[:2], 1), dtype=exact, device=out.device)
     for members, rows in batch.tiles():
         powers = batch.powers(members, rows)
-        sums[members, rows] = powers.sum(dim=-1, keepdim=True)
+        sums[members, rows] = powers.sum(dim=-1, keepdim=True, dtype=exact)
         out[members, rows] = product(powers, batch.values[members].mT) / sums[members, rows]
     return out, sums
 
@@ -240,12 +243,13 @@ def _dense_backward(grad: Tensor, sums: Tensor, batch: _Batch) -> tuple[Tensor, 
     tiles = list(batch.tiles())
     total = grad.dtype if tiles[-1][1].start == 0 else torch.float32
     to_keys, to_values = (torch.zeros(x.shape, dtype=total, device=x.device) for x in (batch.keys, batch.values))
-    share = 1 / sums
+    share = (1 / sums).to(grad.dtype)  # rounded, so weights do not add up to 1; what all values have in common must go
+    centred = batch.values - batch.values.mean(dim=1, keepdim=True)
     for members, rows in tiles:
         weights = batch.powers(members, rows).mul_(share[members, rows])
         above = grad[members, rows]
         to_values[members].add_(product(weights.mT, above.mT))
-        to_weights = product(above, batch.values[members])
+        to_weights = product(above, centred[members])
         to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
         to_queries[members, rows] = product(to_scores, batch.keys[members].mT)
         to_keys[members].add_(product(to_scores.mT, batch.queries[members, rows].mT))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from video_dit.attention import segment_attention
 from video_dit.level_table import LevelIndex, add_scaled, of_level
 from video_dit.linear import Linear
-from video_dit.rope import norm_and_rotate
+from video_dit.rope import RotatedNorm
 from video_dit.sequence_parallel import split_attention
 from video_dit.tokens import Segments
 
@@ -62,8 +62,8 @@ class Attention(nn.Module):
         self.to_k = Linear(source_width, width)
         self.to_v = Linear(source_width, width)
         self.to_out = Linear(width, width)
-        self.norm_q = nn.RMSNorm(width // num_heads, eps=1e-6)
-        self.norm_k = nn.RMSNorm(width // num_heads, eps=1e-6)
+        self.norm_q = RotatedNorm(width // num_heads)
+        self.norm_k = RotatedNorm(width // num_heads)
 
     def forward(
         self,
@@ -78,7 +78,7 @@ class Attention(nn.Module):
             rearrange(x, "n (heads d) -> n heads d", heads=self.num_heads)
             for x in (self.to_q(hidden_states), self.to_k(source), self.to_v(source))
         )
-        q, k = norm_and_rotate(q, self.norm_q.weight, rope), norm_and_rotate(k, self.norm_k.weight, rope)
+        q, k = self.norm_q(q, rope), self.norm_k(k, rope)
         if segments.split is not None and source_segments is segments:
             out = split_attention(q, k, v, segments.split)
         else:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,14 @@ class _Rows(torch.autograd.Function):
         return table.index_select(0, index)
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         return _sum_by_level(grad.contiguous(), *context.saved_tensors), None, None, None
 
 
 def add_scaled(base: Tensor, x: Tensor, table: Tensor, levels: LevelIndex) -> Tensor:
-    """``base (n, d)`` plus ``x (n, d)`` times the row of a table ``(l, d)`` for each token; of these two, both are
-    kept for the way back."""
+    """``base (n, d)`` plus ``x (n, d)`` times the row of a table ``(l, d)`` for each token. x and the table are kept
+    for the way back, base is not."""
     return _AddScaled.apply(base, x, table, levels.index, levels.order, levels.starts)
 
 
@@ -61,6 +63,7 @@ class _AddScaled(torch.autograd.Function):
         return torch.addcmul(base, x, table.index_select(0, index))
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, table, index, order, starts = context.saved_tensors
         _, for_x, for_table, *_ = context.needs_input_grad
@@ -77,8 +80,9 @@ def _sum_by_level(grad: Tensor, index: Tensor, order: Tensor, starts: Tensor) ->
         from video_dit.triton_kernels import sum_rows  # Triton is there with CUDA alone
 
         return sum_rows(grad, order, starts)
-    sums = torch.zeros(starts.numel() - 1, grad.shape[1], device=grad.device)
-    return sums.index_add_(0, index, grad.float()).to(grad.dtype)
+    exact = torch.promote_types(grad.dtype, torch.float32)
+    sums = torch.zeros(starts.numel() - 1, grad.shape[1], dtype=exact, device=grad.device)
+    return sums.index_add_(0, index, grad.to(exact)).to(grad.dtype)
 
 
 @_sum_by_level.register_fake

@@ -1,13 +1,14 @@
 """Linear layers, by oneDNN on a CPU.
 
-PyTorch gives products in fp32 to MKL, which leaves half of the speed of processors other than Intel's unused (seen on
-an AMD EPYC with AVX-512: 103 GFLOP/s a core, oneDNN 230), and adds a bias in a pass of its own.
+PyTorch gives products in fp32 to MKL, which left half of the speed of an AMD EPYC with AVX-512 unused (103 GFLOP/s a
+core, oneDNN 230), and adds a bias in a pass of its own. On other processors it was not measured.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Linear(nn.Linear):
@@ -27,10 +28,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def _takes(x: Tensor, weight: Tensor) -> bool:
     """Whether both are plain matrices of a CPU that has oneDNN, and of a dtype that it is fast in."""
-    if x.device.type != "cpu" or x.dtype != weight.dtype or not torch.backends.mkldnn.is_available():
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     fast = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported())
-    return fast and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    return fast and x.dtype == weight.dtype and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -45,6 +46,7 @@ class _ByOneDNN(torch.autograd.Function):
         return _linear(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = context.saved_tensors
         for_x, for_weight, for_bias = context.needs_input_grad

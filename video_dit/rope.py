@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 ANGLE_PER_SECOND = 8.0
 """Time enters in eighths of a second: two frames at 8 frames a second are one unit apart, as two latent pixels."""
@@ -36,45 +37,54 @@ def rope_angles(coords: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Te
     return angles.cos(), angles.sin()
 
 
-def norm_and_rotate(x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor] | None = None, eps: float = 1e-6) -> Tensor:
-    """RMS norm over the channels of ``x (n, heads, head_dim)``, times ``weight (head_dim,)``, and the rotation of its
-    pairs, which are channel i and i + head_dim / 2; in fp32. Of ``(n, heads, head_dim)``, x alone is kept for the way
-    back.
+class RotatedNorm(nn.RMSNorm):
+    """RMS norm over the channels of an attention head, and the rotation of its pairs, which are channel i and
+    i + head_dim / 2; in fp32 or better. Of ``(n, heads, head_dim)``, the input alone is kept for the way back."""
 
-    Args:
-        rope: cosine and sine of `rope_angles`; None does not rotate.
-    """
-    cos, sin = rope if rope is not None else (None, None)
-    return _NormRotate.apply(x, weight, cos, sin, eps)
+    def __init__(self, head_dim: int) -> None:
+        super().__init__(head_dim, eps=1e-6)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """``(n, heads, head_dim)`` to the same; ``rope``, of `rope_angles`, turns it."""
+        cos, sin = rope if rope is not None else (None, None)
+        return _NormRotate.apply(x, self.weight, cos, sin)
 
 
 class _NormRotate(torch.autograd.Function):
     """The norm divides by a number for each token and head, which the rotation leaves as it is; so it comes last."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, weight: Tensor, cos: Tensor | None, sin: Tensor | None, eps: float) -> Tensor:
-        lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)  # n heads 1
-        scale = (lengths.square() / x.shape[-1] + eps).rsqrt()
+    def forward(context: Any, x: Tensor, weight: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+        lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_exact(x))  # n heads 1
+        scale = (
+            lengths.square() / x.shape[-1] + 1e-6
+        ).rsqrt()  # a name would be an input to Dynamo, which fails on it here
         context.save_for_backward(x, weight, cos, sin, scale)
-        weighted = x * weight.float()  # n heads d, fp32
+        weighted = x * weight.to(_exact(x))  # n heads d, fp32
         return _rotated(weighted, cos, sin).mul_(scale).to(x.dtype)
 
     @staticmethod
-    def backward(context: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    @once_differentiable
+    def backward(context: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, cos, sin, scale = context.saved_tensors
         back = _rotated(grad * scale, cos, None if sin is None else -sin)  # n heads d, fp32
         weighted = back * weight
-        long = x.to(torch.float32, copy=True)
+        long = x.to(_exact(x), copy=True)
         back.mul_(long)
-        share = (back @ weight.float()).unsqueeze(-1) * scale.square() / x.shape[-1]  # n heads 1
+        share = (back @ weight.to(_exact(x))).unsqueeze(-1) * scale.square() / x.shape[-1]  # n heads 1
         of_x = weighted.sub_(long.mul_(share)).to(x.dtype)
-        return of_x, back.sum(dim=(0, 1)).to(weight.dtype), None, None, None
+        return of_x, back.sum(dim=(0, 1)).to(weight.dtype), None, None
 
 
 def _rotated(x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
-    """``x (n, heads, head_dim)`` fp32, which it writes over."""
+    """``x (n, heads, head_dim)``, which it writes over."""
     if cos is None or sin is None:
         return x
     a, b = x.chunk(2, dim=-1)
     swapped = torch.cat([b, a], dim=-1).mul_(torch.cat([-sin, sin], dim=-1))
     return x.mul_(torch.cat([cos, cos], dim=-1)).add_(swapped)
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    """fp32, or fp64 for that."""
+    return torch.promote_types(x.dtype, torch.float32)
