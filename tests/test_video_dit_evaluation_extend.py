@@ -69,7 +69,7 @@ def test_a_frozen_continuation_does_not_move(direction: str) -> None:
     truth, cut = moving(), cut_window(direction, 5, 2, 4)
     frozen = joined(truth, truth[cut.boundary], cut)
     figures = measure(frozen, truth, truth, cut)
-    assert figures.motion == 0 and figures.psnr < 20
+    assert figures.motion < 0.05 and figures.psnr < 20
     assert figures.seam < 1  # which is no praise: read it beside the motion
     assert torch.equal(frozen[cut.join], frozen[cut.join - 1]) and torch.equal(frozen[cut.known], truth[cut.known])
 
@@ -97,18 +97,30 @@ def test_another_colour_is_a_shift_and_a_seam_but_no_motion(direction: str) -> N
 def test_a_cut_at_the_join_is_a_seam_and_one_elsewhere_is_none(direction: str) -> None:
     still, cut = moving(1).expand(17, -1, -1, -1), cut_window(direction, 5, 2, 4)
     calm = still + torch.arange(17, dtype=torch.uint8)[:, None, None, None]  # a grey level a frame
-    assert seam(calm, cut.join) == pytest.approx(1, rel=1e-4)
+    assert seam(calm, cut) == pytest.approx(1, rel=1e-4)
     for place, height in ((cut.join, 20), (cut.join + 2, 1), (cut.join - 2, 1)):
         broken = calm.clone()
         broken[place:] += 19
-        assert seam(broken, cut.join) == pytest.approx(height, rel=1e-4)
+        assert seam(broken, cut) == pytest.approx(height, rel=1e-4)
         assert measure(broken, calm, calm, cut).seam == pytest.approx(height, rel=1e-4)
     assert measure(broken, calm, broken, cut).seam == pytest.approx(1, rel=1e-4)  # as much as the codec itself gives
 
 
-def test_a_still_clip_has_no_seam_and_no_motion() -> None:
+def test_a_still_clip_has_no_seam_and_moves_as_much_as_the_truth() -> None:
     still, cut = moving(1).expand(17, -1, -1, -1), cut_window("forward", 5, 2, 4)
-    assert measure(still, still, still, cut) == Figures(100.0, 1.0, 0.0, 0.0)
+    assert measure(still, still, still, cut) == Figures(100.0, 1.0, 1.0, 0.0)
+
+
+@both
+def test_flicker_does_not_hide_a_seam(direction: str) -> None:
+    """New frames that change a lot do not make little of the step to them."""
+    cut = cut_window(direction, 5, 2, 4)
+    truth = moving(1).expand(17, -1, -1, -1) + torch.arange(17, dtype=torch.uint8)[:, None, None, None]
+    noise = 5 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (truth + noise).round().clamp(0, 255).to(torch.uint8)
+    figures = measure(joined(truth, noisy[cut.new], cut), truth, truth, cut)
+    assert figures.seam > 3
+    assert figures.motion > 3  # and counts as motion
 
 
 def test_shifts_of_single_frames_cancel_out() -> None:
@@ -164,7 +176,7 @@ def test_figures_of_unseen_scenes_their_means_and_errors(options: ExtendOptions,
             assert found["mean"][name]["psnr"] == pytest.approx((first + second) / 2)
             assert found["standard error"][name]["psnr"] == pytest.approx(abs(first - second) / 2)
         assert found["mean"]["through codec"]["motion"] == pytest.approx(1)
-        assert found["mean"]["boundary repeated"]["motion"] == 0
+        assert found["mean"]["boundary repeated"]["motion"] < 0.1
     assert [text.split()[0] for text in said] == ["forward:", "backward:", "wrote"]
     with Image.open(picture) as sheet:
         assert sheet.height > 4 * 2 * 96
@@ -189,7 +201,7 @@ def test_a_model_that_stands_still_gets_the_figures_of_that_and_one_that_touches
     for direction, changed in (("forward", 0), ("backward", 2)):
         assert results[direction]["known frames changed"] == changed
         means = results[direction]["mean"]
-        assert means["made"] == pytest.approx(means["boundary repeated"], rel=1e-2)
+        assert means["made"] == pytest.approx(means["boundary repeated"], rel=0.05)
 
 
 def test_more_clips_than_the_picture_shows(options: ExtendOptions, tmp_path: Path) -> None:

@@ -107,10 +107,10 @@ def choose_known(pipe: VideoPipeline, options: ExtendOptions) -> int:
 class Figures:
     """How near a continuation comes to the truth.
 
-    psnr: of the new frames, dB; 100 at most. seam: the step across the join over the median of all other steps, over
-    the same of the true clip through the codec; 1 is no seam, and what stands still has none either. motion: mean step
-    between new frames over that of the same frames of the truth through the codec; 0 stands still. colour_shift: of
-    the new frames' mean colour, in [0, 1].
+    psnr: of the new frames, dB; 100 at most. seam: the step across the join over the median of those between known
+    frames, over the same of the true clip through the codec; 1 is no seam, and what stands still has none either.
+    motion: mean step between new frames over that of the same frames of the truth through the codec; next to 0 stands
+    still, and flicker counts as well. colour_shift: of the new frames' mean colour, in [0, 1].
     """
 
     psnr: float
@@ -127,8 +127,8 @@ def measure(clip: Tensor, truth: Tensor, decoded: Tensor, cut: Cut) -> Figures:
     made, wanted = clip[cut.new], truth[cut.new]
     return Figures(
         psnr=float(psnr(to_float(made)[None], to_float(wanted)[None])),
-        seam=seam(clip, cut.join) / seam(decoded, cut.join),
-        motion=float(steps(made).mean() / steps(decoded[cut.new]).mean().clamp_min(SEEN)),
+        seam=seam(clip, cut) / seam(decoded, cut),
+        motion=float(steps(made).mean().clamp_min(SEEN) / steps(decoded[cut.new]).mean().clamp_min(SEEN)),
         colour_shift=colour_shift(made, wanted),
     )
 
@@ -138,12 +138,12 @@ def steps(frames: Tensor) -> Tensor:
     return to_float(frames).diff(dim=1).abs().mean(dim=(0, 2, 3))
 
 
-def seam(frames: Tensor, join: int) -> float:
-    """The step from frame ``join - 1`` to frame ``join`` over the median of all other steps of ``(t, h, w, 3)``, uint8;
-    both count as what can be seen at least, so that a still clip has 1."""
-    all_steps = steps(frames).clamp_min(SEEN)
-    others = torch.cat([all_steps[: join - 1], all_steps[join:]])
-    return float(all_steps[join - 1] / others.quantile(0.5))
+def seam(frames: Tensor, cut: Cut) -> float:
+    """The step across the join of ``(t, h, w, 3)``, uint8, over the median of the steps between known frames; both
+    count as what can be seen at least, so that a still clip has 1."""
+    at_join = steps(frames[cut.join - 1 : cut.join + 1]).clamp_min(SEEN)
+    between_known = steps(frames[cut.known]).clamp_min(SEEN)
+    return float(at_join / between_known.quantile(0.5))
 
 
 def colour_shift(frames: Tensor, truth: Tensor) -> float:
@@ -165,7 +165,7 @@ def evaluate_extend(options: ExtendOptions, say: Callable[[str], None]) -> dict:
 
     No training sees the scenes: they are of split "all", from which only the judge takes any, and of seeds that it does
     not reach. Clips have the size, rate and length that the model was trained on most, one window. Beside what it makes
-    stand the most and the least to be hoped for: the truth's new frames through the codec, and the boundary frame
+    stand the most to be hoped for, the truth's new frames through the codec, and a still: the boundary frame
     repeated. All are joined to the known frames as these are, so the seam of the first is what the codec alone gives,
     which loses detail.
 
@@ -278,6 +278,8 @@ def settings_of(options: ExtendOptions, pipe: VideoPipeline, known: int) -> dict
     return {
         "size": f"{width}x{height}",
         "frame_rate": pipe.frame_rate,
+        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "device": pipe.device.type,
         "known": known,
         "steps": options.steps,
         "guidance_scale": options.guidance_scale,
