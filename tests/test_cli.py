@@ -206,7 +206,8 @@ def test_train_saves_resumes_and_generates(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_train_goes_on_from_given_weights(tmp_path: Path) -> None:
     settings = ["data.num_clips=12", "data.token_budget=400", "data.validation_packs=1", "data.sample_prompts=[]"]
-    settings += [f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=1", "train.lr=1e-12"]
+    settings += [f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=1"]
+    settings += ["train.lr=1e-12", "train.muon_lr=1e-12"]
     result = deepspeed("train.py", "--config", "sora_tiny.yaml", *settings, f"train.init_from={MODEL}")
     assert result.returncode == 0, result.stderr
     for part in ("transformer/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
