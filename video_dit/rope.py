@@ -56,22 +56,21 @@ class _NormRotate(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
         lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_exact(x))  # n heads 1
-        scale = (
-            lengths.square() / x.shape[-1] + 1e-6
-        ).rsqrt()  # a name would be an input to Dynamo, which fails on it here
+        scale = (lengths.square() / x.shape[-1] + 1e-6).rsqrt()  # Dynamo fails here on a name in place of the number
         context.save_for_backward(x, weight, cos, sin, scale)
-        weighted = x * weight.to(_exact(x))  # n heads d, fp32
+        weighted = x.to(_exact(x), copy=True).mul_(weight.to(_exact(x)))  # n heads d
         return _rotated(weighted, cos, sin).mul_(scale).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, cos, sin, scale = context.saved_tensors
-        back = _rotated(grad * scale, cos, None if sin is None else -sin)  # n heads d, fp32
-        weighted = back * weight
+        exact = weight.to(_exact(x))
+        back = _rotated(grad.to(_exact(x), copy=True).mul_(scale), cos, None if sin is None else -sin)  # n heads d
+        weighted = back * exact
         long = x.to(_exact(x), copy=True)
         back.mul_(long)
-        share = (back @ weight.to(_exact(x))).unsqueeze(-1) * scale.square() / x.shape[-1]  # n heads 1
+        share = (back @ exact).unsqueeze(-1) * scale.square() / x.shape[-1]  # n heads 1
         of_x = weighted.sub_(long.mul_(share)).to(x.dtype)
         return of_x, back.sum(dim=(0, 1)).to(weight.dtype), None, None
 
