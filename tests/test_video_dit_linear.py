@@ -62,6 +62,36 @@ def test_onednn_computes_what_the_cpu_is_fast_in(monkeypatch: pytest.MonkeyPatch
     assert calls == [torch.float64, torch.float32]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_gelu_on_top_is_pytorchs(dtype: torch.dtype, gradients: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(24, 40).to(dtype), torch.randn(70, 24).to(dtype)
+    with torch.set_grad_enabled(gradients):
+        ours, theirs = layer(x, gelu=True), F.gelu(layer(x))
+    assert ours.requires_grad == gradients
+    assert ours.dtype == dtype
+    assert torch.allclose(ours, theirs, atol=2 * torch.finfo(dtype).eps, rtol=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # as it compiles, PyTorch warns of what it does itself
+@pytest.mark.parametrize("gradients", [True, False])
+def test_compiled_it_is_one_graph_of_the_same_numbers(gradients: bool) -> None:
+    torch.manual_seed(0)
+    layer = Linear(24, 40)
+    compiled = torch.compile(layer, fullgraph=True)
+    for rows in (7, 12):
+        x = torch.randn(rows, 24, requires_grad=True)
+        with torch.set_grad_enabled(gradients):
+            found = [forward(x, gelu=True) for forward in (layer, compiled)]
+        assert torch.allclose(*found, atol=1e-6)
+        if gradients:
+            learnt = (x, *layer.parameters())
+            eager, ours = (torch.autograd.grad(out.square().sum(), learnt) for out in found)
+            assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(eager, ours, strict=True))
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_products_have_the_precision_of_their_dtype(count: int, dtype: torch.dtype) -> None:

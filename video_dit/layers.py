@@ -95,7 +95,9 @@ class FeedForward(nn.Module):
         self.down = Linear(hidden, width)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(hidden_states)))
+        if isinstance(self.up, Linear):
+            return self.down(self.up(hidden_states, gelu=True))
+        return self.down(F.gelu(self.up(hidden_states)))  # an adapter adds to what the layer makes
 
 
 class Block(nn.Module):

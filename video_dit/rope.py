@@ -21,7 +21,8 @@ def axis_pairs(head_dim: int) -> tuple[int, int, int]:
 
 
 def rope_angles(coords: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the angles of each token, both ``(n, 1, head_dim / 2)`` fp32.
+    """Cosines of the angles of each token, twice side by side, and sines, the first time with a minus: factors of the
+    channels and of their partners. Both ``(n, 1, head_dim)`` fp32.
 
     Args:
         coords: ``(n, 3)`` fp32: seconds, height and width in latent pixels.
@@ -34,7 +35,8 @@ def rope_angles(coords: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Te
         place = coords[:, axis, None].float() * (ANGLE_PER_SECOND if axis == 0 else 1.0)
         parts.append(place * theta**-exponents)
     angles = rearrange(torch.cat(parts, dim=1), "n pairs -> n 1 pairs")
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 class RotatedNorm(nn.RMSNorm):
@@ -79,9 +81,8 @@ def _rotated(x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
     """``x (n, heads, head_dim)``, which it writes over."""
     if cos is None or sin is None:
         return x
-    a, b = x.chunk(2, dim=-1)
-    swapped = torch.cat([b, a], dim=-1).mul_(torch.cat([-sin, sin], dim=-1))
-    return x.mul_(torch.cat([cos, cos], dim=-1)).add_(swapped)
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    return x.mul_(cos).addcmul_(swapped, sin)
 
 
 def _exact(x: Tensor) -> torch.dtype:
