@@ -1,8 +1,5 @@
 """Text to video and longer versions of given video, through a pipeline of small random parts."""
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from video_dit import VideoPipeline
-from video_dit.pipeline import check_model_folder, fade_residual, low_pass
+from video_dit.model_folder import check_model_folder
 
 QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
@@ -238,7 +235,7 @@ def test_mistakes_are_one_line(tiny_pipe: VideoPipeline, options: dict[str, Any]
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        (video(9), {"direction": "sideways"}, "direction='sideways' must be 'forward' or 'backward'"),
+        (video(9), {"direction": "sideways"}, "direction='sideways' must be 'forward', 'backward' or 'both'"),
         (video(4), {}, "the video has 4 frames at 8 a second and must have at least 5"),
         (video(9)[:0], {}, "the video has 0 frames at 8 a second and must have at least 5"),
         (video(9), {"seconds": 0}, "seconds=0 must be above 0"),
@@ -270,71 +267,3 @@ def test_context_is_rounded_to_latent_frames(tiny_pipe: VideoPipeline) -> None:
     assert tiny_pipe.context_frames(None, 8.0) == 2
     assert [tiny_pipe.context_frames(s, 8.0) for s in (0.01, 0.5, 0.8, 1.5, 2.0)] == [1, 1, 2, 3, 4]
     assert tiny_pipe.context_frames(1.0, 16.0) == 4
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda folder: (folder / "model_index.json").unlink(), "has no model_index.json"),
-        (lambda folder: (folder / "model_index.json").write_text("{"), "model_index.json is damaged"),
-        (lambda folder: (folder / "model_index.json").write_text("[1]"), "model_index.json is damaged"),
-        (lambda folder: shutil.rmtree(folder / "vae"), "lacks vae/"),
-        (lambda folder: shutil.rmtree(folder / "tokenizer"), "lacks tokenizer/"),
-        (lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "lacks scheduler/"),
-        (lambda folder: next((folder / "transformer").glob("*.safetensors")).unlink(), "lacks transformer/"),
-        (lambda folder: (folder / "text_encoder" / "model.safetensors").unlink(), "lacks text_encoder/"),
-    ],
-)
-def test_a_folder_with_missing_parts_is_named(
-    tiny_pipe: VideoPipeline, tmp_path: Path, spoil: Callable[[Path], Any], message: str
-) -> None:
-    tiny_pipe.save_pretrained(tmp_path)
-    check_model_folder(tmp_path)
-    spoil(tmp_path)
-    with pytest.raises(ValueError, match=message) as error:
-        check_model_folder(tmp_path)
-    assert str(tmp_path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_the_index_names_all_parts(tiny_pipe: VideoPipeline, tmp_path: Path) -> None:
-    tiny_pipe.save_pretrained(tmp_path)
-    index = json.loads((tmp_path / "model_index.json").read_text())
-    assert index["_class_name"] == "VideoPipeline"
-    assert {name for name, value in index.items() if isinstance(value, list)} == {
-        "transformer",
-        "vae",
-        "text_encoder",
-        "tokenizer",
-        "scheduler",
-    }
-
-
-def test_low_pass_keeps_what_is_smooth_and_removes_details() -> None:
-    flat = torch.full((2, 3, 16, 24), 0.3)
-    assert torch.allclose(low_pass(flat, 2.0), flat, atol=1e-6)
-    noise = torch.randn(1, 1, 64, 64, generator=seeded(0))
-    assert float(low_pass(noise, 4.0).std()) < 0.15
-    slope = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
-    assert torch.allclose(low_pass(slope, 2.0)[..., 8:-8], slope[..., 8:-8], atol=1e-5)
-    point = torch.zeros(1, 1, 33, 33)
-    point[..., 16, 16] = 1
-    blurred = low_pass(point, 3.0)[0, 0]
-    assert float(blurred.sum()) == pytest.approx(1, abs=1e-5)
-    assert torch.allclose(blurred, blurred.T, atol=1e-7)
-    assert torch.allclose(blurred, blurred.flip(0), atol=1e-7)
-    places = torch.arange(33) - 16.0
-    assert float((blurred.sum(dim=0) * places.square()).sum()) == pytest.approx(9, rel=0.05)
-
-
-def test_a_residual_fades_within_half_a_second() -> None:
-    frames = torch.zeros(1, 3, 10, 16, 16)
-    faded = fade_residual(frames, torch.full((1, 3, 16, 16), 0.2), frame_rate=8.0)
-    curve = faded[0, 0, :, 8, 8]
-    assert torch.allclose(curve[:5], 0.2 * torch.tensor([0.8, 0.6, 0.4, 0.2, 0.0]), atol=1e-6)
-    assert not curve[4:].any()
-    assert not frames.any()  # the input is left alone
-    detail = torch.randn(1, 3, 16, 16, generator=seeded(0))
-    assert float(fade_residual(frames, detail, 8.0)[:, :, 0].std()) < 0.3 * float(detail.std())
-    assert fade_residual(frames + 0.95, torch.full((1, 3, 16, 16), 0.5), 8.0).max() <= 1
-    assert torch.equal(fade_residual(frames[:, :, :2], torch.zeros(1, 3, 16, 16), 8.0), frames[:, :, :2])

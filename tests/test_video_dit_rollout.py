@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from video_dit.rollout import roll_backward, roll_forward, window_sizes
+from video_dit.rollout import Pinned, between_sizes, roll_backward, roll_between, roll_forward, window_sizes
 from video_dit.sampling import Window
 from video_dit.tokens import latent_times
 
@@ -142,3 +142,68 @@ def test_forward_gives_windows_as_they_are_made() -> None:
     assert make.windows == []
     next(windows)
     assert len(make.windows) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 11])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (7, 7), (3, 8)])
+@pytest.mark.parametrize("context", [1, 2, 4])
+def test_between_two_clips(count: int, before: int, after: int, context: int) -> None:
+    """Forward from the first; the last window alone sees the second, in its place."""
+    if context == 4:
+        assert between_sizes(count, WINDOW, context, before, after)[0][-1] == 1
+    make = Recorder(100)
+    first, second = numbered(*range(before)), numbered(*range(1000, 1000 + after))
+    chunks = list(roll_between(make, first, True, second, count, WINDOW, context, RATE, R))
+    assert numbers(torch.cat(chunks, dim=2)) == list(range(100, 100 + count))
+    check_windows_between(make.windows)
+    whole: list[float] = [*range(before)]
+    for number, (window, chunk) in enumerate(zip(make.windows, chunks, strict=True)):
+        assert window.start == len(whole) - before
+        shown, size = numbers(window.latents[:, :, window.known]), chunk.shape[2]
+        of_second = [value for value in shown if value >= 1000]
+        of_first = [value for value in shown if value < 1000]
+        assert of_first == whole[len(whole) - len(of_first) :]
+        assert window.known.tolist() == [True] * len(of_first) + [False] * size + [True] * len(of_second)
+        last = number == len(chunks) - 1
+        assert of_second == ([*range(1000, 1000 + len(of_second))] if last else [])
+        assert bool(of_second) == last
+        assert bool(of_first)
+        assert bool(window.one_frame[0]) == (len(of_first) == len(whole))
+        whole += numbers(chunk)
+
+
+def check_windows_between(windows: list[Window]) -> None:
+    for window in windows:
+        assert window.latents.shape[2] <= WINDOW
+        assert torch.equal(window.times, latent_times(len(window.known), RATE, R, bool(window.one_frame[0])))
+
+
+def test_a_window_too_short_to_join_is_an_error() -> None:
+    assert between_sizes(3, 3, 2, 5, 5) == ([1, 1, 1], 1)
+    with pytest.raises(ValueError, match=r"the model makes 2 latent frame.* cannot join clips with a context of 2"):
+        between_sizes(3, 2, 2, 5, 5)
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_pictures_join_the_window_that_makes_their_frame(context: int) -> None:
+    """At their own time, as latents of one frame that are not returned."""
+    frames = (1, 8, 22, 24, 40)
+    pinned = [Pinned(frame, numbered(1000 + frame)[:1]) for frame in frames]
+    make, count = Recorder(0), 11  # 41 frames
+    chunks = list(roll_forward(make, numbered()[:, :, :0], True, count, WINDOW, context, RATE, R, pinned))
+    assert numbers(torch.cat(chunks, dim=2)) == list(range(count))
+    seen: list[float] = []
+    done = 0
+    for window, chunk in zip(make.windows, chunks, strict=True):
+        size, known = chunk.shape[2], min(context, done)
+        begin = max(0, 1 + (done - known - 1) * R)  # the first frame of the window
+        extra = slice(known + size, None)
+        values = numbers(window.latents[:, :, extra]) if len(window.known) > known + size else []
+        assert window.known[extra].all()
+        assert window.one_frame[extra].all()
+        assert torch.allclose(window.times[extra] * RATE + begin + 1000, torch.tensor(values))
+        end = 1 + (done + size - 1) * R
+        assert all(max(0, 1 + (done - 1) * R) <= value - 1000 < end for value in values)
+        seen += values
+        done += size
+    assert seen == [1000 + frame for frame in frames]

@@ -103,7 +103,8 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     import torch
 
     from video_dit.layers import fast_dtype
-    from video_dit.pipeline import VideoPipeline, check_model_folder
+    from video_dit.model_folder import check_model_folder
+    from video_dit.pipeline import VideoPipeline
 
     check_model_folder(folder)
     if device == "auto":

@@ -14,8 +14,9 @@ from video_dit.config import RunConfig, check_start
 from video_dit.engine import TrainConfig
 from video_dit.lora import add_lora, copy_adapter, fingerprint
 from video_dit.model import VideoDiT
+from video_dit.model_folder import check_model_folder
 from video_dit.noise import NoiseConfig
-from video_dit.pipeline import VideoPipeline, check_model_folder
+from video_dit.pipeline import VideoPipeline
 from video_dit.schedulers import model_scheduler, noise_facts
 from video_dit.text import encode_tokens, load_text_encoder
 

@@ -1,46 +1,37 @@
 """`VideoPipeline`: the one place where text, transformer, codec and scheduler meet."""
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils.outputs import BaseOutput
-from einops import rearrange
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.transforms import to_float
 from vae3d import LatentCodec
 from vae3d.interop import Autoencoder
 from video_dit.model import VideoDiT
-from video_dit.rollout import roll_backward, roll_forward, window_sizes
+from video_dit.model_folder import PIPELINE_FILE
+from video_dit.output import VideoPipelineOutput, check_output_type, to_output
+from video_dit.pieces import Maker, count_windows, pieces, text_latents
+from video_dit.prompting import prompts_at
+from video_dit.request import Keyframe, Mode, Piece, PromptSchedule, VideoRequest
 from video_dit.sampling import Generators, Prompts, SamplingConfig, Window, sample_window
 from video_dit.schedulers import check_scheduler, check_steps, noise_facts
-from video_dit.text import encode_prompts
+from video_dit.text import encode_prompts, pack_embeds, pad_embeds
 
-OUTPUT_TYPES = ("np", "pt", "pil", "latent")
-SEAM_SECONDS = 0.5
-PIPELINE_FILE = "from video_dit.pipeline import VideoPipeline  # noqa: F401\n"
-
-
-@dataclass
-class VideoPipelineOutput(BaseOutput):
-    """frames: by output type, "np" ``(b, t, h, w, c)`` in [0, 1], "pt" ``(b, t, c, h, w)`` in [0, 1], "pil" a list of
-    lists of images, "latent" ``(b, c, t, h, w)`` normalised."""
-
-    frames: np.ndarray | Tensor | list[list[Image.Image]]
+Callback = Callable[[DiffusionPipeline, int, Tensor, dict], dict]
+"""Called with (pipeline, step, timestep, {"latents": tokens being made}) after each step; returns a dict that may hold
+other "latents"."""
+Picture = Tensor | np.ndarray
+"""uint8 ``(h, w, 3)``, or what ``np.asarray`` makes such of, as of an image of PIL."""
 
 
 class VideoPipeline(DiffusionPipeline):
-    """Text to video, and longer versions of given video, forward and backward in time.
+    """Text to video; given video continued, connected and closed to loops.
 
     A saved pipeline is a diffusers folder, read with ``VideoPipeline.from_pretrained(folder)``.
 
@@ -102,10 +93,9 @@ class VideoPipeline(DiffusionPipeline):
         super().save_pretrained(save_directory, **kwargs)
         (Path(save_directory) / "pipeline.py").write_text(PIPELINE_FILE)
 
-    @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -115,60 +105,87 @@ class VideoPipeline(DiffusionPipeline):
         negative_prompt: str | list[str] = "",
         num_videos_per_prompt: int = 1,
         generator: Generators = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
         output_type: str = "np",
+        image: Picture | None = None,
+        keyframes: Sequence[tuple[float, Picture]] = (),
         context_seconds: float | None = None,
         context_level: float = 0.03,
-        callback_on_step_end: Callable[[DiffusionPipeline, int, Tensor, dict], dict] | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        history_guidance: float = 1.0,
+        step_cache: float = 0.0,
+        callback_on_step_end: Callback | None = None,
         return_dict: bool = True,
     ) -> VideoPipelineOutput | Any:
-        """Make videos from text.
+        """Make videos from text, and from pictures that they pass through.
 
         Args:
-            prompt: one, or one a video.
+            prompt: one, or one a video; ``"0: … | 20: …"`` changes it at these seconds (see `PromptSchedule`).
             num_frames: 1 + r·k; default: the trained window. Longer ones are made window after window.
             height, width: pixels, multiples of `grid`; default: the size trained on most.
             frame_rate: frames a second; default: the rate trained on most.
-            num_inference_steps, guidance_scale, context_level: see `SamplingConfig`.
+            num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache: see
+                `SamplingConfig`.
             negative_prompt: what guidance leads away from; the empty text by default.
             num_videos_per_prompt: videos of each prompt.
             generator: one for all videos, or one each.
+            latents: the noise to begin from, ``(b, c, 1 + k, h', w')``, instead of the generator's.
+            prompt_embeds, prompt_attention_mask: of `encode_prompt`, in place of a prompt; negative ones likewise.
             output_type: "np", "pt", "pil" or "latent" (see `VideoPipelineOutput`).
+            image: the first frame, of the video's size. keyframes: pairs of seconds and such a picture. The frames at
+                these times are these pictures.
             context_seconds: of the video so far that later windows see; default: half a window.
-            callback_on_step_end: called with (pipeline, step, timestep, {"latents": tokens being made}) after
-                each step; returns a dict that may hold other "latents".
+            callback_on_step_end: see `Callback`.
             return_dict: False returns a tuple.
         Raises:
             ValueError: an argument is out of its range; the message names the value, the rule and a fix.
         """
-        default_height, default_width = self.sizes[0]
-        height = default_height if height is None else height
-        width = default_width if width is None else width
-        rate = self.frame_rate if frame_rate is None else frame_rate
-        r, _ = self.codec.frame_rule
-        num_frames = 1 + r * (self.window - 1) if num_frames is None else num_frames
-        self.check_size(height, width)
-        self._check_common(rate, output_type, num_videos_per_prompt)
-        count = self.codec.num_latent_frames(num_frames)
-        context = self.context_frames(context_seconds, rate)
-        prompts = [p for p in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_videos_per_prompt)]
-        if not prompts:
-            raise ValueError("prompt=[] must hold at least one text")
-
-        config = SamplingConfig(num_inference_steps, guidance_scale, context_level)
-        grid = self.codec.grid
-        shape = (len(prompts), self.codec.latent_channels, 0, height // grid, width // grid)
-        nothing = torch.zeros(shape, device=self._execution_device)
-        window = self.window_at(rate)
-        windows = len(window_sizes(count, window, context, 0))
-        with self.progress_bar(total=windows * num_inference_steps) as bar:
-            make = self._window_maker(prompts, negative_prompt, config, generator, callback_on_step_end, bar)
-            chunks = list(roll_forward(make, nothing, True, count, window, context, rate, r))
-        latents = torch.cat(chunks, dim=2)
-        frames = latents if output_type == "latent" else self._decode(iter(chunks))
+        check_output_type(output_type)
+        if num_videos_per_prompt < 1:
+            raise ValueError(f"num_videos_per_prompt={num_videos_per_prompt} must be at least 1")
+        if (prompt is None) == (prompt_embeds is None):
+            raise ValueError("prompt and prompt_embeds exclude each other: give one")
+        texts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        encoded = None
+        if prompt_embeds is not None:
+            texts = [""] * len(prompt_embeds)
+            positive = pack_embeds(prompt_embeds, prompt_attention_mask, num_videos_per_prompt)
+            encoded = Prompts(*positive)
+            if negative_prompt_embeds is not None:
+                negative = negative_prompt_embeds, negative_prompt_attention_mask
+                encoded = Prompts(*positive, *pack_embeds(*negative, num_videos_per_prompt))
+        texts = [text for text in texts for _ in range(num_videos_per_prompt)]
+        pictures = [*([] if image is None else [(0.0, image)]), *keyframes]
+        r, (default_height, default_width) = self.codec.frame_rule[0], self.sizes[0]
+        request = VideoRequest(
+            "text",
+            tuple(PromptSchedule.parse(text) for text in texts),
+            _as_many(negative_prompt, len(texts)),
+            self.frame_rate if frame_rate is None else frame_rate,
+            SamplingConfig(
+                num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
+            ),
+            context_seconds,
+            generator,
+            num_frames=1 + r * (self.window - 1) if num_frames is None else num_frames,
+            height=default_height if height is None else height,
+            width=default_width if width is None else width,
+            keyframes=tuple(Keyframe(seconds, _as_tensor(one)) for seconds, one in pictures),
+            latents=latents,
+            encoded=encoded,
+        )
+        if output_type != "latent":
+            return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
+        with torch.no_grad(), self._bar(request, self._check(request)) as bar:
+            chunks = list(text_latents(request, self._maker(request, callback_on_step_end, bar)))
         self.maybe_free_model_hooks()
-        return self._output(frames, output_type, return_dict)
+        made = torch.cat(chunks, dim=2)
+        return VideoPipelineOutput(frames=made) if return_dict else (made,)
 
-    @torch.no_grad()
     def extend(
         self,
         frames: Tensor | np.ndarray,
@@ -183,18 +200,22 @@ class VideoPipeline(DiffusionPipeline):
         output_type: str = "np",
         context_seconds: float | None = None,
         context_level: float = 0.03,
-        callback_on_step_end: Callable[[DiffusionPipeline, int, Tensor, dict], dict] | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        history_guidance: float = 1.0,
+        step_cache: float = 0.0,
+        callback_on_step_end: Callback | None = None,
         return_dict: bool = True,
     ) -> VideoPipelineOutput | Any:
-        """Continue a video after its end, or make what came before its start.
+        """Continue a video after its end, or make what came before its start, or both.
 
-        The given frames come back untouched, with ``r·max(1, round(seconds · frame_rate / r))`` new ones.
+        The given frames come back untouched, with ``r·max(1, round(seconds · frame_rate / r))`` new ones on each side
+        that is made.
 
         Args:
             frames: uint8 ``(t, h, w, 3)``, height and width multiples of `grid`, more than ``r`` frames.
-            direction: "forward" or "backward".
+            direction: "forward", "backward" or "both".
             seconds: to add, above 0.
-            prompt: what the video shows.
+            prompt: what the video shows; a schedule counts from the start of the whole video.
             frame_rate: of ``frames``; default: the model's.
             context_seconds: of the video that the model sees; default: half a window.
 
@@ -205,54 +226,93 @@ class VideoPipeline(DiffusionPipeline):
         Raises:
             ValueError: an argument is out of its range.
         """
-        given = torch.as_tensor(frames)
-        rate = self.frame_rate if frame_rate is None else frame_rate
-        r, _ = self.codec.frame_rule
-        if direction not in ("forward", "backward"):
-            raise ValueError(f"direction={direction!r} must be 'forward' or 'backward'")
-        if not 0 < seconds < float("inf"):
-            raise ValueError(f"seconds={seconds} must be above 0")
-        if given.dtype != torch.uint8 or given.ndim != 4 or given.shape[3] != 3:
-            raise ValueError(f"frames of {given.dtype} {tuple(given.shape)} must be uint8 (t, h, w, 3)")
-        if given.shape[0] < 1 + r:
-            raise ValueError(
-                f"the video has {given.shape[0]} frames at {rate:g} a second and must have at least {1 + r}: "
-                "give a longer one, or a higher frame_rate"
-            )
-        self.check_size(given.shape[1], given.shape[2])
-        self._check_common(rate, output_type, 1)
-        if output_type == "latent":
-            raise ValueError("output_type='latent' is not offered here: use 'np', 'pt' or 'pil'")
-        count = max(1, round(seconds * rate / r))
-        context = self.context_frames(context_seconds, rate)
+        if direction not in ("forward", "backward", "both"):
+            raise ValueError(f"direction={direction!r} must be 'forward', 'backward' or 'both'")
+        config = SamplingConfig(
+            num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
+        )
+        settings = seconds, prompt, negative_prompt, frame_rate, config, context_seconds, generator
+        request = self._given_request(direction, frames, None, *settings)  # type: ignore[arg-type]
+        return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
 
-        config = SamplingConfig(num_inference_steps, guidance_scale, context_level)
-        usable = given.shape[0] - (given.shape[0] - 1) % r  # the longest 1 + r·k
-        forward = direction == "forward"
-        pixels = to_float(given[given.shape[0] - usable :] if forward else given[:usable])[None]
-        latents = self.codec.encode(pixels.to(self._execution_device))
-        total = count if forward else 1 + count  # backward makes the one-frame latent of the longer clip as well
-        known = latents if forward else latents[:, :, 1:]
-        window = self.window_at(rate)
-        windows = len(window_sizes(total, window, context, known.shape[2]))
-        with self.progress_bar(total=windows * num_inference_steps) as bar:
-            make = self._window_maker([prompt], negative_prompt, config, generator, callback_on_step_end, bar)
-            if forward:
-                chunks = list(roll_forward(make, known, True, total, window, context, rate, r))
-            else:
-                chunks = [roll_backward(make, known, total, window, context, rate, r)]
-        if forward:
-            decoded = self._decode(iter([latents, *chunks]))
-            made, at_seam = decoded[:, :, usable:], decoded[:, :, usable - 1]
-            made = fade_residual(made, pixels[:, :, -1] - at_seam.cpu(), rate)
-        else:
-            decoded = self._decode(iter(chunks))
-            made, at_seam = decoded[:, :, :-1], decoded[:, :, -1]
-            made = fade_residual(made.flip(2), pixels[:, :, 0] - at_seam.cpu(), rate).flip(2)
-        original = to_float(given)[None]
-        parts = [original, made.cpu()] if forward else [made.cpu(), original]
-        self.maybe_free_model_hooks()
-        return self._output(torch.cat(parts, dim=2), output_type, return_dict)
+    def connect(
+        self,
+        first: Tensor | np.ndarray,
+        second: Tensor | np.ndarray,
+        seconds: float = 4.0,
+        prompt: str = "",
+        frame_rate: float | None = None,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 4.0,
+        negative_prompt: str = "",
+        generator: Generators = None,
+        output_type: str = "np",
+        context_seconds: float | None = None,
+        context_level: float = 0.03,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        history_guidance: float = 1.0,
+        step_cache: float = 0.0,
+        callback_on_step_end: Callback | None = None,
+        return_dict: bool = True,
+    ) -> VideoPipelineOutput | Any:
+        """Make what leads from one video to another of the same size.
+
+        Both come back untouched, with ``r·j − 1`` new frames between them, j the nearest to ``seconds`` and at least 1.
+        Arguments are those of `extend`.
+        """
+        config = SamplingConfig(
+            num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
+        )
+        settings = seconds, prompt, negative_prompt, frame_rate, config, context_seconds, generator
+        request = self._given_request("connect", first, second, *settings)
+        return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
+
+    def loop(
+        self,
+        frames: Tensor | np.ndarray,
+        seconds: float = 4.0,
+        prompt: str = "",
+        frame_rate: float | None = None,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 4.0,
+        negative_prompt: str = "",
+        generator: Generators = None,
+        output_type: str = "np",
+        context_seconds: float | None = None,
+        context_level: float = 0.03,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        history_guidance: float = 1.0,
+        step_cache: float = 0.0,
+        callback_on_step_end: Callback | None = None,
+        return_dict: bool = True,
+    ) -> VideoPipelineOutput | Any:
+        """Make what leads from the end of a video back to its start, so that it can be shown over and over.
+
+        It comes back untouched, with ``r·j − 1`` new frames after it, the last of which runs into its first. Arguments
+        are those of `extend`.
+        """
+        config = SamplingConfig(
+            num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
+        )
+        settings = seconds, prompt, negative_prompt, frame_rate, config, context_seconds, generator
+        request = self._given_request("loop", frames, None, *settings)
+        return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
+
+    def stream(self, request: VideoRequest, callback_on_step_end: Callback | None = None) -> Iterator[Piece]:
+        """The frames of a request in order of time, each piece as soon as it is made; no more than a window's are held.
+
+        What came before a given video is made from its start on, so none of it comes before all is made.
+
+        Raises:
+            ValueError: the request does not fit the model; raised here, before anything is made.
+        """
+        return self._stream(request, self._check(request), callback_on_step_end)
+
+    def encode_prompt(self, prompt: str | list[str]) -> tuple[Tensor, Tensor]:
+        """Embeddings ``(b, m, d_text)`` and mask ``(b, m)`` for ``prompt_embeds`` and ``prompt_attention_mask``."""
+        texts = [prompt] if isinstance(prompt, str) else prompt
+        with torch.no_grad():
+            return pad_embeds(*encode_prompts(self.tokenizer, self.text_encoder, texts))
 
     def context_frames(self, seconds: float | None, frame_rate: float) -> int:
         """Latent frames of context: ``seconds`` of video, or half a window.
@@ -276,35 +336,61 @@ class VideoPipeline(DiffusionPipeline):
                 lower = max(self.grid, size // self.grid * self.grid)
                 raise ValueError(f"{name}={size} must be a multiple of {self.grid}: use {lower} or {lower + self.grid}")
 
-    def _check_common(self, frame_rate: float, output_type: str, num_videos: int) -> None:
-        if not 0 < frame_rate < float("inf"):
-            raise ValueError(f"frame_rate={frame_rate} must be above 0")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type={output_type!r} must be one of {', '.join(OUTPUT_TYPES)}")
-        if num_videos < 1:
-            raise ValueError(f"num_videos_per_prompt={num_videos} must be at least 1")
-
-    def _window_maker(
+    def _given_request(
         self,
-        prompts: list[str],
-        negative_prompt: str | list[str],
+        mode: Mode,
+        video: Tensor | np.ndarray,
+        second: Tensor | np.ndarray | None,
+        seconds: float,
+        prompt: str,
+        negative_prompt: str,
+        frame_rate: float | None,
         config: SamplingConfig,
+        context_seconds: float | None,
         generator: Generators,
-        callback: Callable[[DiffusionPipeline, int, Tensor, dict], dict] | None,
-        bar: Any,
-    ) -> Callable[[Window], Tensor]:
-        """What denoises a window under these prompts; the text is encoded once."""
+    ) -> VideoRequest:
+        return VideoRequest(
+            mode,
+            (PromptSchedule.parse(prompt),),
+            (negative_prompt,),
+            self.frame_rate if frame_rate is None else frame_rate,
+            config,
+            context_seconds,
+            generator,
+            video=torch.as_tensor(video),
+            second=None if second is None else torch.as_tensor(second),
+            seconds=seconds,
+        )
+
+    def _check(self, request: VideoRequest) -> int:
+        """How many windows there are to make; ValueError where the model cannot make what is asked."""
         check_scheduler(self.scheduler, self.noise)
-        check_steps(self.scheduler, config.num_inference_steps)
-        negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
-        if len(negatives) != len(prompts):
-            raise ValueError(f"negative_prompt has {len(negatives)} texts and must have one, or {len(prompts)}")
-        if isinstance(generator, list) and len(generator) not in (1, len(prompts)):
-            raise ValueError(f"generator has {len(generator)} entries and must have one, or {len(prompts)}")
-        embeds, segments = encode_prompts(self.tokenizer, self.text_encoder, prompts)
-        guided = Prompts(embeds, segments)
-        if config.guidance_scale != 1:
-            guided = Prompts(embeds, segments, *encode_prompts(self.tokenizer, self.text_encoder, negatives))
+        check_steps(self.scheduler, request.sampling.num_inference_steps)
+        if request.mode == "text":
+            self.check_size(request.height, request.width)
+            count = self.codec.num_latent_frames(request.num_frames)
+            grid, channels = self.codec.grid, self.codec.latent_channels
+            shape = len(request.prompts), channels, count, request.height // grid, request.width // grid
+            if request.latents is not None and request.latents.shape != shape:
+                raise ValueError(f"latents of {tuple(request.latents.shape)} must be of {shape}")
+        else:
+            assert request.video is not None
+            self.check_size(*request.video.shape[1:3])
+        context = self.context_frames(request.context_seconds, request.frame_rate)
+        return count_windows(request, self.window_at(request.frame_rate), context, self.codec.frame_rule[0])
+
+    def _bar(self, request: VideoRequest, windows: int) -> Any:
+        return self.progress_bar(total=windows * request.sampling.num_inference_steps)
+
+    @torch.no_grad()
+    def _stream(self, request: VideoRequest, windows: int, callback: Callback | None) -> Iterator[Piece]:
+        with self._bar(request, windows) as bar:
+            yield from pieces(request, self._maker(request, callback, bar))
+        self.maybe_free_model_hooks()
+
+    def _maker(self, request: VideoRequest, callback: Callback | None, bar: Any) -> Maker:
+        rate, r = request.frame_rate, self.codec.frame_rule[0]
+        prompts = prompts_at(request, self.tokenizer, self.text_encoder)
 
         def on_step(number: int, timestep: Tensor, tokens: Tensor) -> Tensor:
             bar.update()
@@ -312,68 +398,36 @@ class VideoPipeline(DiffusionPipeline):
                 return tokens
             return callback(self, number, timestep, {"latents": tokens}).get("latents", tokens)
 
-        def make(window: Window) -> Tensor:
-            return sample_window(self.transformer, self.scheduler, window, guided, config, generator, on_step)
+        def denoise(window: Window, frame: int) -> Tensor:
+            noise = None
+            if request.latents is not None:
+                start = 0 if frame == 0 else 1 + (frame - 1) // r
+                noise = request.latents[:, :, start : start + int((~window.known).sum())]
+            return sample_window(
+                self.transformer,
+                self.scheduler,
+                window,
+                prompts(frame / rate),
+                request.sampling,
+                request.generator,
+                on_step,
+                noise,
+            )
 
-        return make
+        context = self.context_frames(request.context_seconds, rate)
+        return Maker(self.codec, denoise, self.window_at(rate), context, rate, self._execution_device)
 
-    def _decode(self, chunks: Iterator[Tensor]) -> Tensor:
-        """Latents of one clip in pieces to frames ``(b, 3, t, h, w)`` in [-1, 1], as one stream."""
-        stream = self.codec.decode_stream()
-        frames = [stream.push(chunk) for chunk in chunks]
-        return torch.cat([*frames, stream.finish()], dim=2)
-
-    def _output(self, frames: Tensor, output_type: str, return_dict: bool) -> VideoPipelineOutput | Any:
-        result: np.ndarray | Tensor | list[list[Image.Image]] = frames
-        if output_type != "latent":
-            unit = rearrange((frames.float() + 1) / 2, "b c t h w -> b t c h w").clamp(0, 1)
-            result = unit
-            if output_type != "pt":
-                array = rearrange(unit, "b t c h w -> b t h w c").cpu().numpy()
-                result = array
-                if output_type == "pil":
-                    levels = (array * 255).round().astype(np.uint8)
-                    result = [[Image.fromarray(frame) for frame in clip] for clip in levels]
-        return VideoPipelineOutput(frames=result) if return_dict else (result,)
-
-
-def fade_residual(frames: Tensor, residual: Tensor, frame_rate: float) -> Tensor:
-    """Add the low-pass part of ``residual (b, c, h, w)`` to frames ``(b, c, t, h, w)``, fading out over half a second.
-
-    It is what the codec lost of the boundary frame: without it, brightness and tint jump at the seam. Only the
-    low-pass part (sigma: an eighth of the short side), since details would stay behind as ghosts.
-    """
-    low = low_pass(residual.to(frames), min(frames.shape[3:]) / 8)
-    steps = torch.arange(1, frames.shape[2] + 1, device=frames.device, dtype=frames.dtype)
-    weight = (1 - steps / (SEAM_SECONDS * frame_rate + 1)).clamp_min(0).view(-1, 1, 1)
-    return (frames + weight * low[:, :, None]).clamp(-1, 1)
+    def _finished(self, made: Iterator[Piece], output_type: str, return_dict: bool) -> VideoPipelineOutput | Any:
+        check_output_type(output_type)
+        if output_type == "latent":
+            raise ValueError("output_type='latent' is not offered here: use 'np', 'pt' or 'pil'")
+        frames = to_output(torch.cat([piece.frames for piece in made], dim=2), output_type)
+        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
 
 
-def low_pass(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of ``(b, c, h, w)`` with edges repeated; sigma in pixels."""
-    radius = int(3 * sigma) + 1
-    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma).square())
-    kernel = kernel / kernel.sum()
-    b = images.shape[0]
-    flat = rearrange(images, "b c h w -> (b c) 1 h w")
-    flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))
-    flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
-    return rearrange(flat, "(b c) 1 h w -> b c h w", b=b)
+def _as_many(negative_prompt: str | list[str], count: int) -> tuple[str, ...]:
+    return (negative_prompt,) * count if isinstance(negative_prompt, str) else tuple(negative_prompt)
 
 
-def check_model_folder(folder: str | Path) -> None:
-    """Raises ValueError, naming what is missing, unless ``folder`` holds a whole `VideoPipeline`."""
-    folder = Path(folder)
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"{folder} is no model folder: it has no model_index.json; give one that train.py wrote")
-    try:
-        parts = [name for name, value in dict(json.loads(index.read_text())).items() if isinstance(value, list)]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{index} is damaged ({error}): copy the folder again") from None
-    weighted = {"transformer", "vae", "text_encoder"}
-    for part in sorted({*parts, *weighted, "tokenizer", "scheduler"}):
-        inside = folder / part
-        if not any(inside.glob("*.json")) or (part in weighted and not any(inside.glob("*.safetensors"))):
-            raise ValueError(f"{folder} lacks {part}/: the model was not saved whole; train.py writes all parts")
+def _as_tensor(picture: Picture) -> Tensor:
+    return picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture))

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ class PromptSchedule:
     texts: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip(self.starts, self.starts[1:], strict=False))
+        rising = all(a < b for a, b in pairwise(self.starts))
         if not self.texts or len(self.starts) != len(self.texts) or self.starts[0] != 0 or not rising:
             starts = ", ".join(f"{start:g}" for start in self.starts)
             raise ValueError(f"a prompt schedule with starts of [{starts}] must begin at 0 and rise: '0: … | 20: …'")

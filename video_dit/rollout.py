@@ -1,9 +1,10 @@
-"""Long videos: window after window, each with the last (or first) latents made so far as its context.
+"""Long videos: window after window, each with latents that are there already as its context.
 
 Latents are kept and never encoded again; every window's times restart near 0.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +14,14 @@ from video_dit.tokens import latent_times
 
 MakeWindow = Callable[[Window], Tensor]
 """Denoises a window and returns all of its latents ``(b, c, t, h, w)``."""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A picture that the video passes through. frame: its number. latents: ``(b, c, 1, h, w)``, of it alone."""
+
+    frame: int
+    latents: Tensor
 
 
 def window_sizes(count: int, window: int, context: int, given: int) -> list[int]:
@@ -47,6 +56,7 @@ def roll_forward(
     context: int,
     frame_rate: float,
     r: int,
+    pinned: Sequence[Pinned] = (),
 ) -> Iterator[Tensor]:
     """Make ``count`` latent frames after ``latents``.
 
@@ -55,16 +65,25 @@ def roll_forward(
         latents: ``(b, c, t, h, w)``; t may be 0, then a clip begins.
         starts_clip: whether ``latents`` begin with the clip's one-frame latent (ignored when t is 0).
         count, window, context: as in `window_sizes`.
+        pinned: pictures among the frames that are made; frames count from the start of ``latents``, which is that of
+            the clip.
     Yields:
         The new latents of each window, in order.
     """
     starts_clip = starts_clip or latents.shape[2] == 0
-    for size in window_sizes(count, window, context, latents.shape[2]):
+    before = latents.shape[2]
+    done = 0
+    for size in window_sizes(count, window, context, before):
         known = min(context, latents.shape[2])
         first = starts_clip and known == latents.shape[2]  # the window holds the clip's first latent
-        made = _make(make, latents[:, :, latents.shape[2] - known :], size, first, frame_rate, r, at_end=False)
+        inside = _inside(pinned, before + done - known, before + done, size, r)
+        none_after = latents[:, :, :0]
+        made = _make(
+            make, latents[:, :, latents.shape[2] - known :], none_after, size, first, frame_rate, r, done, inside
+        )
         latents = torch.cat([latents, made], dim=2)[:, :, -max(context, 1) :]
         starts_clip = first and latents.shape[2] == known + size
+        done += size
         yield made
 
 
@@ -80,23 +99,101 @@ def roll_backward(
     for number, size in enumerate(sizes):
         after = torch.cat([made, latents], dim=2)[:, :, :context]
         starts_clip = number == len(sizes) - 1
-        made = torch.cat([_make(make, after, size, starts_clip, frame_rate, r, at_end=True), made], dim=2)
+        start = count - made.shape[2] - size
+        new = _make(make, latents[:, :, :0], after, size, starts_clip, frame_rate, r, start, ())
+        made = torch.cat([new, made], dim=2)
     return made
 
 
+def between_sizes(count: int, window: int, context: int, before: int, after: int) -> tuple[list[int], int]:
+    """New latent frames of each window between two clips, and how many known ones the last sees on either side.
+
+    Args:
+        count: to make in all. window, context: as in `window_sizes`. before, after: latent frames of the clips.
+    Raises:
+        ValueError: a window is too short to see both sides and make something between.
+    """
+    least = 2 * max(1, context // 2)
+    if window <= least:
+        raise ValueError(
+            f"the model makes {window} latent frame(s) at a time and cannot join clips with a context of {context}: "
+            "ask for a smaller one, or train with a longer data.window_frames"
+        )
+    last = min(count, window - least)
+    side = min(max(1, context), (window - last) // 2)
+    return [*window_sizes(count - last, window, context, before), last], side
+
+
+def roll_between(
+    make: MakeWindow,
+    before: Tensor,
+    starts_clip: bool,
+    after: Tensor,
+    count: int,
+    window: int,
+    context: int,
+    frame_rate: float,
+    r: int,
+) -> Iterator[Tensor]:
+    """Make ``count`` latent frames between two clips: forward from the first, and a last window that sees both.
+
+    Args:
+        before: ``(b, c, t, h, w)`` of the first clip. starts_clip: whether these begin with its one-frame latent.
+        after: of the second, without its one-frame latent, which cannot stand in the middle of a clip.
+        count, window, context: as in `between_sizes`.
+    Yields:
+        The new latents of each window, in order.
+    """
+    sizes, side = between_sizes(count, window, context, before.shape[2], after.shape[2])
+    ahead = count - sizes[-1]
+    given = before.shape[2]
+    for made in roll_forward(make, before, starts_clip, ahead, window, context, frame_rate, r):
+        before = torch.cat([before, made], dim=2)
+        yield made
+    known = before[:, :, max(0, before.shape[2] - side) :]
+    first = starts_clip and known.shape[2] == given + ahead
+    yield _make(make, known, after[:, :, :side], sizes[-1], first, frame_rate, r, ahead, ())
+
+
+def _inside(pinned: Sequence[Pinned], first: int, made: int, size: int, r: int) -> tuple[Pinned, ...]:
+    """The pictures among the ``size`` latent frames from number ``made`` on; their frames count from the start of the
+    window, whose first latent frame has number ``first``."""
+    begin, made_begin, end = (first_frame(place, r) for place in (first, made, made + size))
+    return tuple(Pinned(one.frame - begin, one.latents) for one in pinned if made_begin <= one.frame < end)
+
+
+def first_frame(latent_frame: int, r: int) -> int:
+    """The first of the frames that a latent frame stands for, in a clip that starts with a one-frame latent."""
+    return 0 if latent_frame == 0 else 1 + (latent_frame - 1) * r
+
+
 def _make(
-    make: MakeWindow, context: Tensor, size: int, starts_clip: bool, frame_rate: float, r: int, at_end: bool
+    make: MakeWindow,
+    before: Tensor,
+    after: Tensor,
+    size: int,
+    starts_clip: bool,
+    frame_rate: float,
+    r: int,
+    start: int,
+    pinned: Sequence[Pinned],
 ) -> Tensor:
-    """The ``size`` new latent frames of a window whose context stands before or ``at_end`` after them."""
-    b, c, known, h, w = context.shape
-    unknown = context.new_zeros(b, c, size, h, w)
-    is_known = torch.tensor([False] * size + [True] * known if at_end else [True] * known + [False] * size)
-    one_frame = torch.zeros(known + size, dtype=torch.bool)
+    """The ``size`` new latent frames of a window between known ones; ``start`` is the number of the first of them among
+    all that are made."""
+    b, c, known, h, w = before.shape
+    unknown = before.new_zeros(b, c, size, h, w)
+    count = known + size + after.shape[2]
+    is_known = torch.ones(count + len(pinned), dtype=torch.bool)
+    is_known[known : known + size] = False
+    one_frame = torch.zeros(count + len(pinned), dtype=torch.bool)
     one_frame[0] = starts_clip
+    one_frame[count:] = True
+    pinned_times = torch.tensor([one.frame / frame_rate for one in pinned])
     window = Window(
-        latents=torch.cat([unknown, context] if at_end else [context, unknown], dim=2),
+        latents=torch.cat([before, unknown, after, *(one.latents.expand(b, -1, -1, -1, -1) for one in pinned)], dim=2),
         known=is_known,
-        times=latent_times(known + size, frame_rate, r, starts_clip),
+        times=torch.cat([latent_times(count, frame_rate, r, starts_clip), pinned_times]),
         one_frame=one_frame,
+        start=start,
     )
     return make(window)[:, :, ~is_known]

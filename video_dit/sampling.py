@@ -24,13 +24,15 @@ class Window:
     """Latent frames that are denoised together.
 
     latents: ``(b, c, t, h, w)``, normalised; read only where known. known: ``(t,)`` bool, latent frames that are
-    given. times: ``(t,)`` seconds. one_frame: ``(t,)`` bool, latent frames that stand for one pixel frame.
+    given. times: ``(t,)`` seconds. one_frame: ``(t,)`` bool, latent frames that stand for one pixel frame. start: the
+    number of the first made latent frame among all that windows make of a video.
     """
 
     latents: Tensor
     known: Tensor
     times: Tensor
     one_frame: Tensor
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class SamplingConfig:
     num_inference_steps: int = 30
     guidance_scale: float = 4.0
     context_level: float = 0.03
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    history_guidance: float = 1.0
+    step_cache: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -80,6 +85,7 @@ def sample_window(
     config: SamplingConfig,
     generator: Generators = None,
     on_step: StepCallback | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Make the unknown latents of a window.
 
@@ -87,6 +93,7 @@ def sample_window(
         scheduler: a diffusers scheduler of the model's path and prediction; a fresh copy steps the made tokens
             ``(b, n_made, d)`` only.
         generator: one for all samples, or one each.
+        noise: ``(b, c, t_made, h, w)`` that the made latents begin from, instead of the generator's.
     Returns:
         ``(b, c, t, h, w)`` fp32: known latents exactly as given, the others made.
     """
@@ -99,9 +106,12 @@ def sample_window(
     path = path if path is None else path.to(device)
     context = clean[:, known]
     if config.context_level > 0 and bool(known.any()):
-        noise = randn_tensor(context.shape, generator=generator, device=device)
-        context = add_noise(context, noise, torch.tensor(config.context_level, device=device), path)
-    made = randn_tensor((b, n - int(known.sum()), d), generator=generator, device=device)
+        own = randn_tensor(context.shape, generator=generator, device=device)
+        context = add_noise(context, own, torch.tensor(config.context_level, device=device), path)
+    if noise is None:
+        made = randn_tensor((b, n - int(known.sum()), d), generator=generator, device=device)
+    else:
+        made = patchify(noise.to(clean), p)
 
     embeds, prompt_segments = _guided_prompts(prompts)
     rows = prompt_segments.count // b  # 2 with guidance, else 1

@@ -213,3 +213,29 @@ def text_fingerprint(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedMode
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def pack_embeds(embeds: Tensor, mask: Tensor | None, copies: int = 1) -> tuple[Tensor, Segments]:
+    """Padded embeddings ``(b, m, d_text)``, of which ``mask (b, m)`` bool tells what is text, end to end, ``copies`` of
+    each.
+
+    Raises:
+        ValueError: the shapes do not fit, or one has no text at all.
+    """
+    if mask is None:
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+    if embeds.ndim != 3 or mask.shape != embeds.shape[:2]:
+        shapes = f"{tuple(embeds.shape)} and {tuple(mask.shape)}"
+        raise ValueError(f"prompt_embeds and their mask of {shapes} must be (b, m, d_text) and (b, m)")
+    if not embeds.shape[0] or not bool(mask.bool().any(dim=1).all()):
+        raise ValueError("prompt_embeds have no text for one of the videos: the mask must leave a token of each")
+    embeds, mask = (one.repeat_interleave(copies, dim=0) for one in (embeds, mask.bool()))
+    return embeds[mask], Segments.from_lengths(mask.sum(dim=1).tolist(), embeds.device)
+
+
+def pad_embeds(embeds: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+    """Inverse of `pack_embeds`: ``(b, m, d_text)`` and the mask ``(b, m)`` bool."""
+    parts = embeds.split(segments.lengths)
+    places = torch.arange(segments.max_length, device=embeds.device)
+    mask = places < segments.cu_seqlens.diff()[:, None]
+    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), mask

@@ -18,7 +18,8 @@ from vae3d.metrics import SEEN, psnr
 from video_dit.evaluation.vae import find_device
 from video_dit.evaluation.world import UNSEEN
 from video_dit.layers import fast_dtype
-from video_dit.pipeline import VideoPipeline, check_model_folder
+from video_dit.model_folder import check_model_folder
+from video_dit.pipeline import VideoPipeline
 
 DIRECTIONS = ("forward", "backward")
 CODEC, STILL = "through codec", "boundary repeated"

@@ -30,7 +30,8 @@ from data.world.score import (
 )
 from vae3d import LatentCodec
 from video_dit.layers import fast_dtype
-from video_dit.pipeline import VideoPipeline, check_model_folder
+from video_dit.model_folder import check_model_folder
+from video_dit.pipeline import VideoPipeline
 
 HELD_OUT = "held-out triples"
 UNSEEN = 20_000_000  # seeds from here on: scenes that the judge never saw

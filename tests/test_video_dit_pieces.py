@@ -1,0 +1,204 @@
+"""Every mode of a pipeline of small random parts: what is given stays, and what is made stands where it should."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from data.transforms import to_float, to_uint8
+from video_dit import VideoPipeline
+from video_dit.request import Keyframe, Mode, Piece, PromptSchedule, VideoRequest
+from video_dit.sampling import SamplingConfig
+
+QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def video(frames: int, height: int = 32, width: int = 32, seed: int = 3) -> Tensor:
+    """Random uint8 frames ``(t, h, w, 3)``."""
+    return torch.randint(0, 256, (frames, height, width, 3), generator=seeded(seed), dtype=torch.uint8)
+
+
+def levels(frames: np.ndarray) -> np.ndarray:
+    """Of one video in [0, 1]."""
+    assert len(frames) == 1
+    return (frames[0] * 255).round().astype(np.uint8)
+
+
+def options(**changed: Any) -> dict[str, Any]:
+    return {"prompt": "a red ball", "generator": seeded(0)} | QUICK | changed
+
+
+def request(mode: Mode, **changed: Any) -> VideoRequest:
+    given: dict[str, Any] = {"video": video(13), "seconds": 1.5}
+    if mode == "text":
+        given = {"num_frames": 41, "height": 32, "width": 32}
+    if mode == "connect":
+        given["second"] = video(10, seed=4)
+    sampling = SamplingConfig(2, 2.0)
+    fixed = {"frame_rate": 8.0, "sampling": sampling, "generator": seeded(0)}
+    return VideoRequest(mode, (PromptSchedule.parse("a ball"),), ("",), **(fixed | given | changed))
+
+
+def test_both_is_backward_and_forward(tiny_pipe: VideoPipeline) -> None:
+    given = video(14)
+    whole = levels(tiny_pipe.extend(given, direction="both", seconds=1.0, **options()).frames)
+    assert len(whole) == 8 + 14 + 8
+    assert np.array_equal(whole[8:22], given.numpy())
+    before = levels(tiny_pipe.extend(given, direction="backward", seconds=1.0, **options()).frames)
+    assert np.array_equal(whole[:22], before)  # it is made first
+    assert whole[22:].std() > 1
+
+
+@pytest.mark.parametrize(("lengths", "seconds", "new"), [((5, 5), 0.1, 3), ((9, 30), 1.0, 7), ((14, 7), 3.1, 23)])
+def test_two_videos_are_connected(tiny_pipe: VideoPipeline, lengths: tuple[int, int], seconds: float, new: int) -> None:
+    first, second = video(lengths[0], 16, 48), video(lengths[1], 16, 48, seed=4)
+    whole = levels(tiny_pipe.connect(first, second, seconds, **options()).frames)
+    assert whole.shape == (sum(lengths) + new, 16, 48, 3)
+    assert np.array_equal(whole[: len(first)], first.numpy())
+    assert np.array_equal(whole[len(first) + new :], second.numpy())
+    assert whole[len(first) : len(first) + new].std() > 1
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_both_sides_of_a_connection_matter(tiny_pipe: VideoPipeline, seconds: float) -> None:
+    first, second = video(13), video(13, seed=4)
+    made = tiny_pipe.connect(first, second, seconds, **options()).frames[0, 13:-13]
+    for changed in ((255 - first, second), (first, 255 - second)):
+        again = tiny_pipe.connect(*changed, seconds, **options()).frames[0, 13:-13]
+        assert np.abs(again - made).max() > 1e-3
+
+
+def test_a_loop_is_a_video_connected_with_itself(tiny_pipe: VideoPipeline) -> None:
+    given = video(13)
+    looped = levels(tiny_pipe.loop(given, 1.0, **options()).frames)
+    connected = levels(tiny_pipe.connect(given, given, 1.0, **options()).frames)
+    assert len(looped) == 13 + 7
+    assert np.array_equal(looped, connected[:20])
+
+
+def test_pictures_stand_where_they_were_put(tiny_pipe: VideoPipeline) -> None:
+    pictures = video(4)
+    times = (0.5, 2.0, 5.0)
+    given = list(zip(times, pictures[1:], strict=True))
+    whole = tiny_pipe(num_frames=41, image=pictures[0], keyframes=given, **options()).frames
+    shown = levels(whole)
+    for place, picture in zip((0, 4, 16, 40), pictures, strict=True):
+        assert np.array_equal(shown[place], picture.numpy())
+    plain = tiny_pipe(num_frames=41, image=pictures[0], **options()).frames
+    assert np.abs(plain - whole)[0, 6:12].max() > 1e-3  # what is not near a picture changes with them as well
+
+
+def test_an_image_of_pil_is_a_first_frame_for_each_video(tiny_pipe: VideoPipeline) -> None:
+    from PIL import Image
+
+    picture = video(1)[0].numpy()
+    many = options(generator=[seeded(0), seeded(1)], prompt=["a", "b"], num_frames=9)
+    pair = tiny_pipe(image=Image.fromarray(picture), **many).frames
+    assert pair.shape[:2] == (2, 9)
+    assert all(np.array_equal(levels(one[None])[0], picture) for one in pair)
+    assert np.abs(pair[0, 1:] - pair[1, 1:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["text", "forward", "backward", "both", "connect", "loop"])
+def test_a_stream_is_the_whole_in_pieces(tiny_pipe: VideoPipeline, mode: Mode) -> None:
+    asked = request(mode)
+    found = list(tiny_pipe.stream(asked))
+    assert all(piece.frames.shape[2] > 0 for piece in found)
+    whole = to_uint8(torch.cat([piece.frames for piece in found], dim=2))[0]
+    given = np.concatenate([[piece.given] * piece.frames.shape[2] for piece in found])
+    known = {"text": [], "connect": [asked.video, asked.second]}.get(mode, [asked.video])
+    assert given.sum() == sum(len(one) for one in known)
+    if known:
+        assert torch.equal(whole[torch.from_numpy(given)], torch.cat(known))
+    again = to_uint8(torch.cat([piece.frames for piece in tiny_pipe.stream(request(mode))], dim=2))[0]
+    assert torch.equal(whole, again)
+
+
+@pytest.mark.parametrize("mode", ["text", "forward"])
+def test_frames_come_as_soon_as_their_window_is_made(tiny_pipe: VideoPipeline, mode: Mode) -> None:
+    steps: list[int] = []
+
+    def count(pipe: Any, step: int, timestep: Tensor, values: dict) -> dict:
+        steps.append(step)
+        return {}
+
+    changed = {"num_frames": 81} if mode == "text" else {"seconds": 10.0}
+    stream = tiny_pipe.stream(request(mode, **changed), count)
+    assert steps == []
+    done = [(len(steps), piece.given) for piece in stream]
+    made = [count for count, given in done if not given]
+    assert made[0] == 2  # of the first window
+    assert made == sorted(made)
+    assert made[-1] == len(steps) > 8
+
+
+def test_keyframes_in_a_stream_are_pieces_of_their_own(tiny_pipe: VideoPipeline) -> None:
+    pictures = video(2)
+    keyframes = tuple(Keyframe(seconds, picture) for seconds, picture in zip((0.0, 1.25), pictures, strict=True))
+    found: list[Piece] = list(tiny_pipe.stream(request("text", num_frames=17, keyframes=keyframes)))
+    given = np.concatenate([[piece.given] * piece.frames.shape[2] for piece in found])
+    assert np.flatnonzero(given).tolist() == [0, 10]
+    shown = torch.cat([piece.frames for piece in found if piece.given], dim=2)
+    assert torch.equal(shown, to_float(pictures)[None])
+
+
+def test_mistakes_are_raised_before_anything_is_made(tiny_pipe: VideoPipeline) -> None:
+    with pytest.raises(ValueError, match="the video has 4 frames"):
+        tiny_pipe.stream(request("loop", video=video(4)))
+    with pytest.raises(ValueError, match="the video has 2 frames"):
+        tiny_pipe.stream(request("connect", second=video(2)))
+    with pytest.raises(ValueError, match="height=40 must be a multiple of 16"):
+        tiny_pipe.stream(request("text", height=40))
+    with pytest.raises(ValueError, match="width=24 must be a multiple of 16"):
+        tiny_pipe.stream(request("forward", video=video(9, 32, 24)))
+
+
+def test_a_schedule_changes_the_prompt_at_its_time(tiny_pipe: VideoPipeline) -> None:
+    """A window has the prompt of the first frame that it makes: of 5, then 3 latent frames at 8 a second."""
+    asked = {"num_frames": 41, "output_type": "latent"}
+    one, other = (tiny_pipe(**options(prompt=text, **asked)).frames for text in ("a ball", "two red cubes"))
+    changed = tiny_pipe(**options(prompt="0: a ball | 2.2: two red cubes", **asked)).frames
+    late = tiny_pipe(**options(prompt="0: a ball | 5.1: two red cubes", **asked)).frames
+    assert torch.equal(late, one)
+    assert torch.equal(changed[:, :, :8], one[:, :, :8])  # the second window begins at 17 frames, 2.125 s
+    assert not torch.allclose(changed[:, :, 8:], one[:, :, 8:], atol=1e-3)
+    assert not torch.allclose(other[:, :, :5], one[:, :, :5], atol=1e-3)
+
+
+def test_the_noise_may_be_given(tiny_pipe: VideoPipeline) -> None:
+    noise = torch.randn(1, 4, 11, 4, 4, generator=seeded(5))
+    asked = {"num_frames": 41, "output_type": "latent", "latents": noise, "context_level": 0.0}
+    made = tiny_pipe(**options(**asked)).frames
+    assert torch.equal(tiny_pipe(**options(**asked | {"generator": seeded(9)})).frames, made)
+    for place, first in ((2, 0), (7, 5)):  # in the first window and in the second
+        other = noise.clone()
+        other[:, :, place] += 1
+        changed = tiny_pipe(**options(**asked | {"latents": other})).frames
+        same = [bool(torch.equal(changed[:, :, n], made[:, :, n])) for n in range(11)]
+        assert same == [n < first for n in range(11)]
+    with pytest.raises(ValueError, match=r"latents of \(1, 4, 11, 4, 4\) must be of \(1, 4, 10, 4, 4\)"):
+        tiny_pipe(**options(**asked | {"num_frames": 37}))
+
+
+def test_embeddings_stand_for_prompts(tiny_pipe: VideoPipeline) -> None:
+    prompts, away = ["a red ball", "two"], "blue"
+    pair = {"generator": [seeded(0), seeded(0), seeded(1), seeded(1)], "num_videos_per_prompt": 2}
+    words = tiny_pipe(**options(prompt=prompts, negative_prompt=away, **pair)).frames
+    embeds, mask = tiny_pipe.encode_prompt(prompts)
+    assert mask.sum(dim=1).tolist() == [11, 4]  # bytes, and the end
+    negative, negative_mask = tiny_pipe.encode_prompt([away] * 2)
+    asked = options(prompt=None, prompt_embeds=embeds, prompt_attention_mask=mask, **pair)
+    both = asked | {"negative_prompt_embeds": negative, "negative_prompt_attention_mask": negative_mask}
+    pair["generator"] = [seeded(0), seeded(0), seeded(1), seeded(1)]
+    found = tiny_pipe(**both | {"generator": pair["generator"]}).frames
+    assert np.abs(found - words).max() < 1e-4
+    with pytest.raises(ValueError, match="prompt and prompt_embeds exclude each other"):
+        tiny_pipe(**options(prompt_embeds=embeds))
+    with pytest.raises(ValueError, match="have no text for one of the videos"):
+        tiny_pipe(**asked | {"prompt_attention_mask": torch.zeros_like(mask)})
