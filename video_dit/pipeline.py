@@ -13,13 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vae3d import LatentCodec
 from vae3d.interop import Autoencoder
+from video_dit.denoising import prompts_at, window_denoiser
 from video_dit.model import VideoDiT
 from video_dit.model_folder import PIPELINE_FILE
 from video_dit.output import VideoPipelineOutput, check_output_type, to_output
 from video_dit.pieces import Maker, count_windows, pieces, text_latents
-from video_dit.prompting import prompts_at
-from video_dit.request import Keyframe, Mode, Piece, PromptSchedule, VideoRequest
-from video_dit.sampling import Generators, Prompts, SamplingConfig, Window, sample_window
+from video_dit.request import Keyframe, Piece, PromptSchedule, VideoRequest, given_request
+from video_dit.sampling import Generators, Prompts, SamplingConfig
 from video_dit.schedulers import check_scheduler, check_steps, noise_facts
 from video_dit.text import encode_prompts, pack_embeds, pad_embeds
 
@@ -231,8 +231,9 @@ class VideoPipeline(DiffusionPipeline):
         config = SamplingConfig(
             num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
         )
-        settings = seconds, prompt, negative_prompt, frame_rate, config, context_seconds, generator
-        request = self._given_request(direction, frames, None, *settings)  # type: ignore[arg-type]
+        rate = self.frame_rate if frame_rate is None else frame_rate
+        settings = seconds, prompt, negative_prompt, rate, config, context_seconds, generator
+        request = given_request(direction, frames, None, *settings)  # type: ignore[arg-type]  # checked above
         return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
 
     def connect(
@@ -263,8 +264,9 @@ class VideoPipeline(DiffusionPipeline):
         config = SamplingConfig(
             num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
         )
-        settings = seconds, prompt, negative_prompt, frame_rate, config, context_seconds, generator
-        request = self._given_request("connect", first, second, *settings)
+        rate = self.frame_rate if frame_rate is None else frame_rate
+        settings = seconds, prompt, negative_prompt, rate, config, context_seconds, generator
+        request = given_request("connect", first, second, *settings)
         return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
 
     def loop(
@@ -294,8 +296,9 @@ class VideoPipeline(DiffusionPipeline):
         config = SamplingConfig(
             num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
         )
-        settings = seconds, prompt, negative_prompt, frame_rate, config, context_seconds, generator
-        request = self._given_request("loop", frames, None, *settings)
+        rate = self.frame_rate if frame_rate is None else frame_rate
+        settings = seconds, prompt, negative_prompt, rate, config, context_seconds, generator
+        request = given_request("loop", frames, None, *settings)
         return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
 
     def stream(self, request: VideoRequest, callback_on_step_end: Callback | None = None) -> Iterator[Piece]:
@@ -336,32 +339,6 @@ class VideoPipeline(DiffusionPipeline):
                 lower = max(self.grid, size // self.grid * self.grid)
                 raise ValueError(f"{name}={size} must be a multiple of {self.grid}: use {lower} or {lower + self.grid}")
 
-    def _given_request(
-        self,
-        mode: Mode,
-        video: Tensor | np.ndarray,
-        second: Tensor | np.ndarray | None,
-        seconds: float,
-        prompt: str,
-        negative_prompt: str,
-        frame_rate: float | None,
-        config: SamplingConfig,
-        context_seconds: float | None,
-        generator: Generators,
-    ) -> VideoRequest:
-        return VideoRequest(
-            mode,
-            (PromptSchedule.parse(prompt),),
-            (negative_prompt,),
-            self.frame_rate if frame_rate is None else frame_rate,
-            config,
-            context_seconds,
-            generator,
-            video=torch.as_tensor(video),
-            second=None if second is None else torch.as_tensor(second),
-            seconds=seconds,
-        )
-
     def _check(self, request: VideoRequest) -> int:
         """How many windows there are to make; ValueError where the model cannot make what is asked."""
         check_scheduler(self.scheduler, self.noise)
@@ -398,22 +375,7 @@ class VideoPipeline(DiffusionPipeline):
                 return tokens
             return callback(self, number, timestep, {"latents": tokens}).get("latents", tokens)
 
-        def denoise(window: Window, frame: int) -> Tensor:
-            noise = None
-            if request.latents is not None:
-                start = 0 if frame == 0 else 1 + (frame - 1) // r
-                noise = request.latents[:, :, start : start + int((~window.known).sum())]
-            return sample_window(
-                self.transformer,
-                self.scheduler,
-                window,
-                prompts(frame / rate),
-                request.sampling,
-                request.generator,
-                on_step,
-                noise,
-            )
-
+        denoise = window_denoiser(request, self.transformer, self.scheduler, prompts, r, on_step)
         context = self.context_frames(request.context_seconds, rate)
         return Maker(self.codec, denoise, self.window_at(rate), context, rate, self._execution_device)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,6 +141,33 @@ class VideoRequest:
         if self.mode == "connect":
             assert self.second is not None
             check_frames("second", self.second, tuple(self.video.shape[1:3]))
+
+
+def given_request(
+    mode: Mode,
+    video: Tensor | np.ndarray,
+    second: Tensor | np.ndarray | None,
+    seconds: float,
+    prompt: str,
+    negative_prompt: str,
+    frame_rate: float,
+    sampling: SamplingConfig,
+    context_seconds: float | None,
+    generator: Generators,
+) -> VideoRequest:
+    """A request about given video; see `VideoRequest`."""
+    return VideoRequest(
+        mode,
+        (PromptSchedule.parse(prompt),),
+        (negative_prompt,),
+        frame_rate,
+        sampling,
+        context_seconds,
+        generator,
+        video=torch.as_tensor(video),
+        second=None if second is None else torch.as_tensor(second),
+        seconds=seconds,
+    )
 
 
 def check_frames(name: str, frames: Tensor, size: tuple[int, ...] | None = None) -> None:

@@ -1,0 +1,56 @@
+"""What denoises the windows of a request, each under the prompts of its time."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from video_dit.model import VideoDiT
+from video_dit.request import VideoRequest
+from video_dit.sampling import Prompts, StepCallback, Window, sample_window
+from video_dit.text import encode_prompts
+
+
+def window_denoiser(
+    request: VideoRequest,
+    transformer: VideoDiT,
+    scheduler: Any,
+    prompts: Callable[[float], Prompts],
+    r: int,
+    on_step: StepCallback,
+) -> Callable[[Window, int], Tensor]:
+    """Makes a window and returns all its latents; told the number of the first frame that it makes in the whole
+    video."""
+
+    def denoise(window: Window, frame: int) -> Tensor:
+        noise = None
+        if request.latents is not None:
+            start = 0 if frame == 0 else 1 + (frame - 1) // r
+            noise = request.latents[:, :, start : start + int((~window.known).sum())]
+        guided = prompts(frame / request.frame_rate)
+        return sample_window(
+            transformer, scheduler, window, guided, request.sampling, request.generator, on_step, noise
+        )
+
+    return denoise
+
+
+def prompts_at(
+    request: VideoRequest, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
+) -> Callable[[float], Prompts]:
+    """A function of seconds in the whole video; each text is encoded once."""
+    guided = request.sampling.guidance_scale != 1
+    known: dict[tuple[str, ...], Prompts] = {}
+
+    def at(seconds: float) -> Prompts:
+        texts = tuple(schedule.at(seconds) for schedule in request.prompts)
+        if texts not in known:
+            found = request.encoded or Prompts(*encode_prompts(tokenizer, encoder, texts))
+            if guided and found.negative_embeds is None:
+                away = encode_prompts(tokenizer, encoder, request.negative_prompts)
+                found = Prompts(found.embeds, found.segments, *away)
+            known[texts] = found if guided else Prompts(found.embeds, found.segments)
+        return known[texts]
+
+    return at
