@@ -31,6 +31,8 @@ from video_dit.text import (
     encode_prompts,
     encode_tokens,
     load_text_encoder,
+    pack_embeds,
+    pad_embeds,
     text_fingerprint,
     tokenize,
 )
@@ -285,3 +287,21 @@ def test_ranks_of_stage_3_may_have_prompts_of_other_numbers(tmp_path: Path) -> N
     """They gather weights together, so that one that calls the encoder once more waits for ever: 10 prompts against
     40, and prompts against stored embeddings alone."""
     launch(ON_RANKS, tmp_path, 2)
+
+
+@torch.no_grad()
+def test_embeddings_are_padded_and_packed_again(small: tuple[PreTrainedTokenizerBase, PreTrainedModel]) -> None:
+    embeds, segments = encode_prompts(*small, PROMPTS)
+    padded, mask = pad_embeds(embeds, segments)
+    assert padded.shape[:2] == mask.shape == (len(PROMPTS), segments.max_length)
+    assert mask.sum(dim=1).tolist() == segments.lengths
+    again, same = pack_embeds(padded, mask)
+    assert torch.equal(again, embeds)
+    assert same.lengths == segments.lengths
+    twice, pairs = pack_embeds(padded, mask, copies=2)
+    assert pairs.lengths == [length for length in segments.lengths for _ in range(2)]
+    first, second = twice.split([segments.lengths[0]] * 2 + [len(twice) - 2 * segments.lengths[0]])[:2]
+    assert torch.equal(first, second)
+    assert pack_embeds(padded, None)[1].lengths == [segments.max_length] * len(PROMPTS)
+    with pytest.raises(ValueError, match=r"must be \(b, m, d_text\) and \(b, m\)"):
+        pack_embeds(padded, mask[:, 1:])
