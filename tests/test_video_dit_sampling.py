@@ -53,6 +53,9 @@ class Toy:
         self.config = SimpleNamespace(patch_size=2, base_tokens=4)
         self.calls: list[dict[str, Any]] = []
 
+    def text_keys_values(self, prompt_embeds: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(prompt_embeds, prompt_embeds)]
+
     def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
         self.calls.append({"tokens": hidden_states.clone(), "levels": levels[level_index], **rest})
         t = levels[level_index][:, None]
@@ -123,7 +126,7 @@ def test_guidance_leads_from_the_negative_to_the_prompt_and_beyond() -> None:
 
     class Mean(Toy):
         def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
-            means = [rest["prompt_embeds"][part].mean() for part in slices(rest["prompt_segments"])]
+            means = [rest["prompt_embeds"][0][0][part].mean() for part in slices(rest["prompt_segments"])]
             lengths = rest["segments"].cu_seqlens.diff()
             return torch.stack(means).repeat_interleave(lengths)[:, None].expand(-1, 16)
 
@@ -192,7 +195,7 @@ def test_what_the_model_is_shown() -> None:
 def test_context_level_zero_shows_the_latents_themselves() -> None:
     toy, w = Toy(), window()
     sample_window(toy, SCHEDULER, w, prompts(), SamplingConfig(2, 1.0, 0.0), seeded(0))
-    shown = toy.calls[0]["tokens"].view(4, 24, 16)[:2]
+    shown = toy.calls[0]["tokens"].view(2, 24, 16)
     assert torch.equal(shown[:, w.known.repeat_interleave(6)], patchify(w.latents[:, :, w.known], 2))
 
 

@@ -47,6 +47,9 @@ class Knowing:
         self.config = SimpleNamespace(patch_size=1, base_tokens=4)
         self.calls: list[tuple[Tensor, Tensor]] = []
 
+    def text_keys_values(self, prompt_embeds: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(prompt_embeds, prompt_embeds)]
+
     def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
         level, path = levels[level_index][:, None], path_alphas_cumprod(self.noise)
         self.calls.append((hidden_states, level))
