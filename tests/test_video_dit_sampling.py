@@ -258,8 +258,21 @@ def test_steps_follow_the_straight_path() -> None:
         ({"context_level": -0.1}, r"context_level=-0.1 must be in \[0, 1\)"),
         ({"context_level": 1.0}, r"context_level=1.0 must be in \[0, 1\)"),
         ({"context_level": float("nan")}, r"context_level=nan must be in \[0, 1\)"),
+        ({"history_guidance": 0.5}, r"history_guidance=0.5 must be 1 \(no guidance\) or more"),
+        ({"history_guidance": float("inf")}, "history_guidance=inf must be 1"),
+        (
+            {"guidance_interval": (0.5, 0.5)},
+            r"guidance_interval=\(0.5, 0.5\) must be two levels, low and high, with",
+        ),
+        ({"guidance_interval": (-0.1, 0.5)}, r"guidance_interval=\(-0.1, 0.5\) must be two levels"),
+        ({"guidance_interval": (0.2, 1.5)}, r"guidance_interval=\(0.2, 1.5\) must be two levels"),
+        ({"guidance_interval": (float("nan"), 1.0)}, r"guidance_interval=\(nan, 1.0\) must be two levels"),
+        ({"guidance_interval": (0.1, 0.2, 0.3)}, "must be two levels"),
+        ({"step_cache": -0.1}, r"step_cache=-0.1 must be in \[0, 1\): 0 is off"),
+        ({"step_cache": 1.0}, r"step_cache=1.0 must be in \[0, 1\)"),
+        ({"step_cache": float("nan")}, "step_cache=nan must be in"),
     ],
 )
-def test_settings_out_of_range_are_named(option: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_named(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SamplingConfig(**option)

@@ -86,7 +86,7 @@ class SamplingConfig:
                 "(0.0, 1.0) guides at all"
             )
         if not 0 <= self.step_cache < 1:
-            raise ValueError(f"step_cache={self.step_cache} must be in [0, 1): 0 is off, 0.05 is usual")
+            raise ValueError(f"step_cache={self.step_cache} must be in [0, 1): 0 is off, 0.1 is usual")
 
 
 def sampling_levels(steps: int, shift: float) -> Tensor:
@@ -149,6 +149,7 @@ def sample_window(
         is_end = number == len(levels) - 1
         if last is not None and not is_end and last.serves(shown, acting, config.step_cache):
             output = last.output if path is None else clipped_epsilon("epsilon", last.output, shown, level, path)
+            last = last.once_more()
         else:
             if acting not in calls:
                 calls[acting] = guiding_calls([rows[i] for i in acting], layout)

@@ -94,14 +94,13 @@ def named_scheduler(name: str, own: Any) -> Any:
     if name not in fitting:
         path = "straight" if straight else "variance-preserving"
         raise ValueError(f"scheduler={name} does not go with a model of the {path} path: use {', '.join(fitting)}")
-    changed: dict[str, Any] = {}
-    if straight:
-        shift = _own_shift(own)
-        changed = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
-        if name in ("euler", "heun"):
-            changed = {"shift": shift}
-    expected = signature(fitting[name].__init__).parameters
-    config = {option: value for option, value in own.config.items() if option in expected}
+    if not straight:
+        return fitting[name].from_config(own.config)
+    shift = _own_shift(own)
+    changed: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+    if name in ("euler", "heun"):
+        changed = {"shift": shift}
+    config = {option: value for option, value in own.config.items() if option not in ("shift", "flow_shift")}
     return fitting[name].from_config(config, **changed)
 
 
