@@ -5,6 +5,10 @@ import math
 import re
 from collections.abc import Callable
 
+SCHEDULER_NAMES = ("euler", "heun", "unipc", "dpm++", "ddpm", "ddim", "pndm", "euler-ancestral")
+"""What `video_dit.schedulers.named_scheduler` knows: the first four for models of the straight path, all from unipc on
+for those of DDPM's."""
+
 
 def at_least(minimum: int) -> Callable[[str], int]:
     """Whole numbers from `minimum` on."""

@@ -93,6 +93,20 @@ def test_alpha_over_rank_is_the_strength(base: VideoDiT) -> None:
     assert torch.allclose(changes[2], 3 * changes[1], atol=1e-4)
 
 
+@torch.no_grad()
+def test_it_changes_the_keys_and_values_of_the_text(base: VideoDiT) -> None:
+    embeds = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    plain, changed = (model.text_keys_values(embeds) for model in (base, adapted(base)))
+    assert all(
+        not torch.allclose(a, b, atol=1e-2)
+        for x, y in zip(plain, changed, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+    other = adapted(base)
+    other.disable_adapters()
+    assert torch.equal(other.text_keys_values(embeds)[1][0], plain[1][0])
+
+
 def test_diffusers_reads_it_as_well(base: VideoDiT, tmp_path: Path) -> None:
     model, other = adapted(base), like(base)
     save_lora(model, tmp_path, "a-model")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
+from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor
 
 from video_dit import VideoDiT
@@ -169,6 +170,46 @@ def test_weights_can_wait_elsewhere_until_their_module_runs(tiny_dit: VideoDiT) 
     cpu_offload(tiny_dit, execution_device=torch.device("cpu"))
     assert tiny_dit.blocks[0].attn.norm_q.weight.is_meta  # type: ignore[union-attr]
     assert torch.equal(tiny_dit(**given), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_text_is_projected_once_for_all_calls(tiny_dit: VideoDiT, dtype: torch.dtype) -> None:
+    calls: list[int] = []
+    for block in tiny_dit.to(dtype).blocks:
+        for layer in (block.cross_attn.to_k, block.cross_attn.to_v, block.cross_attn.norm_k):  # type: ignore[union-attr]
+            layer.register_forward_pre_hook(lambda module, given: calls.append(1))  # type: ignore[union-attr]
+    given = pack([sample(n) for n in range(3)])
+    expected = tiny_dit(**given)
+    assert len(calls) == 6
+    texts = tiny_dit.text_keys_values(given["prompt_embeds"])
+    assert len(calls) == 12
+    for _ in range(3):
+        assert torch.equal(tiny_dit(**given | {"prompt_embeds": texts}), expected)
+    assert len(calls) == 12
+    assert [tuple(x.shape) for pair in texts for x in pair] == 4 * [(20, 2, 16)]
+    others = tiny_dit.text_keys_values(given["prompt_embeds"] + 1)
+    assert error(tiny_dit(**given | {"prompt_embeds": others}), expected) > 1e-2
+
+
+@torch.no_grad()
+def test_keys_and_values_bring_the_weights_they_need(tiny_dit: VideoDiT) -> None:
+    """Where the whole model waits elsewhere, as in ``enable_model_cpu_offload``."""
+    embeds = sample(0)["prompt_embeds"]
+    expected = tiny_dit.text_keys_values(embeds)
+    brought: list[VideoDiT] = []
+
+    class Bring(ModelHook):
+        def pre_forward(self, module: VideoDiT, *given: Any, **more: Any) -> Any:
+            brought.append(module)
+            return given, more
+
+    add_hook_to_module(tiny_dit, Bring())
+    found = tiny_dit.text_keys_values(embeds)
+    assert brought == [tiny_dit]
+    assert all(
+        torch.equal(a, b) for one, other in zip(found, expected, strict=True) for a, b in zip(one, other, strict=True)
+    )
 
 
 @torch.no_grad()

@@ -53,6 +53,9 @@ class Toy:
         self.config = SimpleNamespace(patch_size=2, base_tokens=4)
         self.calls: list[dict[str, Any]] = []
 
+    def text_keys_values(self, prompt_embeds: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(prompt_embeds, prompt_embeds)]
+
     def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
         self.calls.append({"tokens": hidden_states.clone(), "levels": levels[level_index], **rest})
         t = levels[level_index][:, None]
@@ -123,7 +126,7 @@ def test_guidance_leads_from_the_negative_to_the_prompt_and_beyond() -> None:
 
     class Mean(Toy):
         def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
-            means = [rest["prompt_embeds"][part].mean() for part in slices(rest["prompt_segments"])]
+            means = [rest["prompt_embeds"][0][0][part].mean() for part in slices(rest["prompt_segments"])]
             lengths = rest["segments"].cu_seqlens.diff()
             return torch.stack(means).repeat_interleave(lengths)[:, None].expand(-1, 16)
 
@@ -192,7 +195,7 @@ def test_what_the_model_is_shown() -> None:
 def test_context_level_zero_shows_the_latents_themselves() -> None:
     toy, w = Toy(), window()
     sample_window(toy, SCHEDULER, w, prompts(), SamplingConfig(2, 1.0, 0.0), seeded(0))
-    shown = toy.calls[0]["tokens"].view(4, 24, 16)[:2]
+    shown = toy.calls[0]["tokens"].view(2, 24, 16)
     assert torch.equal(shown[:, w.known.repeat_interleave(6)], patchify(w.latents[:, :, w.known], 2))
 
 
@@ -255,8 +258,21 @@ def test_steps_follow_the_straight_path() -> None:
         ({"context_level": -0.1}, r"context_level=-0.1 must be in \[0, 1\)"),
         ({"context_level": 1.0}, r"context_level=1.0 must be in \[0, 1\)"),
         ({"context_level": float("nan")}, r"context_level=nan must be in \[0, 1\)"),
+        ({"history_guidance": 0.5}, r"history_guidance=0.5 must be 1 \(no guidance\) or more"),
+        ({"history_guidance": float("inf")}, "history_guidance=inf must be 1"),
+        (
+            {"guidance_interval": (0.5, 0.5)},
+            r"guidance_interval=\(0.5, 0.5\) must be two levels, low and high, with",
+        ),
+        ({"guidance_interval": (-0.1, 0.5)}, r"guidance_interval=\(-0.1, 0.5\) must be two levels"),
+        ({"guidance_interval": (0.2, 1.5)}, r"guidance_interval=\(0.2, 1.5\) must be two levels"),
+        ({"guidance_interval": (float("nan"), 1.0)}, r"guidance_interval=\(nan, 1.0\) must be two levels"),
+        ({"guidance_interval": (0.1, 0.2, 0.3)}, "must be two levels"),
+        ({"step_cache": -0.1}, r"step_cache=-0.1 must be in \[0, 1\): 0 is off"),
+        ({"step_cache": 1.0}, r"step_cache=1.0 must be in \[0, 1\)"),
+        ({"step_cache": float("nan")}, "step_cache=nan must be in"),
     ],
 )
-def test_settings_out_of_range_are_named(option: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_named(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SamplingConfig(**option)

@@ -7,11 +7,13 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from gaussian import COVARIANCE, MEAN, Gaussian, sample_gaussian
 from torch import Tensor
 
+from data.options import SCHEDULER_NAMES
 from video_dit import VideoPipeline
 from video_dit.noise import BETAS, PREDICTIONS, NoiseConfig, path_alphas_cumprod, prediction_target, to_epsilon
-from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window
+from video_dit.sampling import Prompts, SamplingConfig, Window, num_calls, sample_window, sampling_levels
 from video_dit.schedulers import (
     MAX_LATENT,
     check_scheduler,
@@ -19,7 +21,9 @@ from video_dit.schedulers import (
     clipped_epsilon,
     fresh_scheduler,
     model_scheduler,
+    named_scheduler,
     noise_facts,
+    ready_scheduler,
     scheduler_alphas_cumprod,
 )
 from video_dit.tokens import Segments, latent_times
@@ -46,6 +50,9 @@ class Knowing:
         self.noise, self.latents, self.error = noise, latents, error
         self.config = SimpleNamespace(patch_size=1, base_tokens=4)
         self.calls: list[tuple[Tensor, Tensor]] = []
+
+    def text_keys_values(self, prompt_embeds: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(prompt_embeds, prompt_embeds)]
 
     def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
         level, path = levels[level_index][:, None], path_alphas_cumprod(self.noise)
@@ -206,9 +213,143 @@ def test_steps_that_would_not_arrive_are_refused(name: str) -> None:
         check_steps(scheduler(other, noise), 600)
 
 
-def test_flow_schedulers_of_both_families_are_of_the_straight_path() -> None:
-    facts = noise_facts(diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"))
-    assert facts == noise_facts(diffusers.FlowMatchEulerDiscreteScheduler())
+@pytest.mark.parametrize("name", ["UniPCMultistep", "DPMSolverMultistep"])
+def test_flow_schedulers_of_both_families_are_of_the_straight_path(name: str) -> None:
+    family, trained = getattr(diffusers, f"{name}Scheduler"), noise_facts(model_scheduler(NoiseConfig()))
+    check_scheduler(family(use_flow_sigmas=True, prediction_type="flow_prediction"), trained)
+    with pytest.raises(ValueError, match=r"prediction=epsilon, and the model noise\.prediction=velocity"):
+        check_scheduler(family(use_flow_sigmas=True), trained)
+    with pytest.raises(ValueError, match=r"noise\.path=vp, and the model noise\.path=straight"):
+        check_scheduler(family(prediction_type="flow_prediction"), trained)
+
+
+STRAIGHT = {"euler": 60, "heun": 15, "unipc": 15, "dpm++": 15}
+VP = {"ddpm": 250, "ddim": 100, "pndm": 50, "euler-ancestral": 200, "dpm++": 25, "unipc": 20}
+OF_EACH_PATH = [NoiseConfig(), PATHS[0], PATHS[4], PATHS[8]]  # epsilon, v_prediction and sample, by a schedule each
+NAMED = [(noise, name) for noise in OF_EACH_PATH for name in (STRAIGHT if noise.path == "straight" else VP)]
+
+
+@pytest.mark.parametrize(("noise", "name"), NAMED, ids=[f"{named(noise)}-{name}" for noise, name in NAMED])
+def test_data_have_their_mean_and_covariance(noise: NoiseConfig, name: str) -> None:
+    """Of 16,384 tokens, so that chance alone is off by about 0.01. The better solvers have fewer steps."""
+    steps = (STRAIGHT if noise.path == "straight" else VP)[name]
+    _, made, _ = sample_gaussian(Gaussian(noise), named_scheduler(name, model_scheduler(noise)), steps, 64)
+    assert (made.mean(dim=0) - MEAN).abs().max() < 0.06
+    assert (made.T.cov() - COVARIANCE).abs().max() < 0.09
+
+
+def flow_error(name: str, steps: int) -> tuple[int, float]:
+    """How often the model was asked, and how far samples are from where the exact flow leads."""
+    model = Gaussian(NoiseConfig())
+    _, made, noise = sample_gaussian(model, named_scheduler(name, model_scheduler(NoiseConfig())), steps)
+    return len(model.calls), float((made - model.end(noise, torch.tensor(1.0))).abs().max())
+
+
+def test_solvers_of_higher_order_come_nearer_with_as_many_calls() -> None:
+    for calls in (15, 39):
+        _, euler = flow_error("euler", calls)
+        for name in ("heun", "unipc", "dpm++"):
+            asked, error = flow_error(name, (calls + 1) // 2 if name == "heun" else calls)
+            assert asked == calls
+            assert error < euler / 3, name
+
+
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("unipc", 2), ("dpm++", 2)])
+def test_the_error_falls_as_the_order_says(name: str, order: int) -> None:
+    coarse, fine = (flow_error(name, steps)[1] for steps in (20, 80))
+    assert fine < coarse / 4 ** (order - 0.5)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_solvers_of_the_straight_path_ask_at_our_levels(name: str, shift: float) -> None:
+    levels = sampling_levels(7, shift)
+    its = named_scheduler(name, model_scheduler(NoiseConfig()))
+    fresh, asked = ready_scheduler(its, levels, torch.device("cpu"))
+    expected = levels.repeat_interleave(2)[1:] if name == "heun" else levels
+    assert torch.allclose(asked, expected, atol=2e-6)
+    assert torch.allclose(fresh.timesteps, 1000 * asked)
+    assert num_calls(its, 7) == len(asked)
+    shifted = named_scheduler(name, diffusers.FlowMatchEulerDiscreteScheduler(shift=shift))
+    on_top = ready_scheduler(shifted, sampling_levels(7, 1.0), torch.device("cpu"))[1]
+    assert torch.allclose(on_top, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_many_levels_near_the_end_are_told_apart(name: str) -> None:
+    """Some schedulers look for where they begin among timesteps, which they round."""
+    model = Gaussian(NoiseConfig(), base_tokens=9)  # a shift of 6
+    _, made, noise = sample_gaussian(model, named_scheduler(name, model_scheduler(NoiseConfig())), 400)
+    assert (made - model.end(noise, torch.tensor(1.0))).abs().max() < 0.05
+    levels = torch.stack([level.max() for _, level in model.calls])
+    assert float(levels[0]) == pytest.approx(1, abs=2e-6)
+    assert (levels.diff() <= 0).all()
+
+
+@pytest.mark.parametrize(("noise", "name"), NAMED, ids=[f"{named(noise)}-{name}" for noise, name in NAMED])
+def test_steps_are_those_of_diffusers(noise: NoiseConfig, name: str, latents: Tensor) -> None:
+    """Replayed by the scheduler alone, from what the model said."""
+    its, outputs = named_scheduler(name, model_scheduler(noise)), []
+
+    class Odd(Knowing):
+        def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
+            self.calls.append((hidden_states, levels[level_index][:, None]))
+            outputs.append(0.3 * hidden_states.sin() - 0.2)
+            return outputs[-1]
+
+    model = Odd(noise, latents)
+    out, path = sample(model, its, 6), path_alphas_cumprod(noise)
+    alone = type(its).from_config(its.config, **({} if path is None else {"prediction_type": "epsilon"}))
+    if name in ("euler", "unipc"):
+        sigmas = {"sigmas": sampling_levels(6, 3**0.5).numpy()} if path is None else {"num_inference_steps": 6}
+        alone.set_timesteps(**sigmas)
+    else:
+        alone.set_timesteps(6)
+    if path is None and name in ("heun", "dpm++"):
+        levels = [*(float(level[0]) for _, level in model.calls), 0.0]
+        alone.sigmas = torch.tensor(levels)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 12, 4, generator=generator) * (1.0 if path is None else alone.init_noise_sigma)
+    draws = {"generator": generator} if name in ("ddpm", "ddim", "euler-ancestral") else {}
+    for timestep, output, (shown, level) in zip(alone.timesteps, outputs, model.calls, strict=True):
+        seen = x if path is None else alone.scale_model_input(x, timestep)
+        assert torch.allclose(seen[0], shown, atol=1e-5 * float(shown.abs().max()))
+        said = output if path is None else clipped_epsilon(noise.prediction, output, shown, level, path)
+        x = alone.step(said[None], timestep, x, return_dict=False, **draws)[0]
+    assert torch.allclose(x[0], out, atol=1e-5 * float(out.abs().max()))
+
+
+def test_heun_averages_the_slopes_of_both_ends(latents: Tensor) -> None:
+    """By the formula: with two steps, the first is the trapezoid's, the last is Euler's."""
+
+    class Slope(Knowing):
+        def __call__(self, hidden_states: Tensor, levels: Tensor, level_index: Tensor, **rest: Any) -> Tensor:
+            self.calls.append((hidden_states, levels[level_index][:, None]))
+            return hidden_states.sin()
+
+    model = Slope(NoiseConfig(), latents)
+    out = sample(model, named_scheduler("heun", model_scheduler(NoiseConfig())), 2)
+    (start, first), (predicted, second), (middle, third) = model.calls
+    step = second - first
+    assert torch.equal(second, third)
+    assert torch.allclose(predicted, start + step * start.sin(), atol=1e-5)
+    assert torch.allclose(middle, start + step * (start.sin() + predicted.sin()) / 2, atol=1e-5)
+    assert torch.allclose(out, middle - third * middle.sin(), atol=1e-5)
+
+
+def test_names_pick_by_the_path_of_the_model() -> None:
+    straight, vp = model_scheduler(NoiseConfig()), model_scheduler(PATHS[7])
+    assert set(SCHEDULER_NAMES) == {*STRAIGHT, *VP}
+    for own, fitting, other, path in ((straight, STRAIGHT, VP, "straight"), (vp, VP, STRAIGHT, "variance-preserving")):
+        for name in fitting:
+            check_scheduler(named_scheduler(name, own), noise_facts(own))
+            check_scheduler(named_scheduler(name, named_scheduler("unipc", own)), noise_facts(own))
+        for name in set(other) - set(fitting):
+            message = f"scheduler={name} does not go with a model of the {path} path: use {', '.join(fitting)}"
+            with pytest.raises(ValueError, match=re.escape(message)):
+                named_scheduler(name, own)
+    assert noise_facts(named_scheduler("dpm++", straight))["path"] == "straight"
+    assert noise_facts(named_scheduler("dpm++", vp)) == noise_facts(vp)
 
 
 @pytest.mark.parametrize("noise", [PATHS[0], PATHS[7]], ids=named)

@@ -12,6 +12,9 @@ from video_dit.rope import RotatedNorm
 from video_dit.sequence_parallel import split_attention
 from video_dit.tokens import Segments
 
+KeysValues = tuple[Tensor, Tensor]
+"""What attention looks at: keys and values, each ``(m, heads, head_dim)``."""
+
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the device computes in it, else fp32: a CPU without the instructions is many times slower in bf16."""
@@ -68,22 +71,28 @@ class Attention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        source: Tensor,
+        source: Tensor | KeysValues,
         segments: Segments,
         source_segments: Segments,
         rope: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """Tokens ``(n, d)`` look at ``source (m, d_source)``; ``rope`` turns both, for self-attention."""
-        q, k, v = (
-            rearrange(x, "n (heads d) -> n heads d", heads=self.num_heads)
-            for x in (self.to_q(hidden_states), self.to_k(source), self.to_v(source))
-        )
-        q, k = self.norm_q(q, rope), self.norm_k(k, rope)
+        """Tokens ``(n, d)`` look at ``source (m, d_source)``, or at what `keys_values` made of it; ``rope`` turns both,
+        for self-attention."""
+        q = self.norm_q(rearrange(self.to_q(hidden_states), "n (heads d) -> n heads d", heads=self.num_heads), rope)
+        k, v = source if isinstance(source, tuple) else self.keys_values(source, rope)
         if segments.split is not None and source_segments is segments:
             out = split_attention(q, k, v, segments.split)
         else:
             out = segment_attention(q, k, v, segments, source_segments)
         return self.to_out(rearrange(out, "n heads d -> n (heads d)"))
+
+    def keys_values(self, source: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> KeysValues:
+        """Of ``source (m, d_source)``, which ``rope`` turns: both ``(m, heads, head_dim)``."""
+        k, v = (
+            rearrange(x, "m (heads d) -> m heads d", heads=self.num_heads)
+            for x in (self.to_k(source), self.to_v(source))
+        )
+        return self.norm_k(k, rope), v
 
 
 class FeedForward(nn.Module):
@@ -122,10 +131,11 @@ class Block(nn.Module):
         levels: LevelIndex,
         rope: tuple[Tensor, Tensor],
         segments: Segments,
-        text: Tensor,
+        text: Tensor | KeysValues,
         text_segments: Segments,
     ) -> Tensor:
-        """Tokens ``(n, d)`` to tokens; ``modulation (l, 6, d)`` has a row a distinct level, ``text (m, d_text)``."""
+        """Tokens ``(n, d)`` to tokens; ``modulation (l, 6, d)`` has a row a distinct level; ``text (m, d_text)``, or
+        its keys and values here."""
         table = modulation + self.offset
         shift, scale, gate, shift_ff, scale_ff, gate_ff = table.unbind(dim=1)  # each (l, d)
         x = modulate(hidden_states, shift, scale, levels)

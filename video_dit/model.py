@@ -13,10 +13,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from torch import Tensor, nn
 
-from video_dit.layers import Block, LevelEmbedding, modulate
+from video_dit.layers import Block, KeysValues, LevelEmbedding, modulate
 from video_dit.level_table import LevelIndex
 from video_dit.linear import Linear
 from video_dit.rope import rope_angles
@@ -93,7 +94,7 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
         coords: Tensor,
         one_frame: Tensor,
         segments: Segments,
-        prompt_embeds: Tensor,
+        prompt_embeds: Tensor | list[KeysValues],
         prompt_segments: Segments,
     ) -> Tensor:
         """Velocity of each token.
@@ -105,7 +106,7 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
             coords: ``(n, 3)`` fp32: seconds, height and width in latent pixels from the grid's centre.
             one_frame: ``(n,)`` bool: the token's latent frame stands for one pixel frame.
             segments: the samples. prompt_segments: their prompts, as many.
-            prompt_embeds: text ``(m, text_dim)``, end to end.
+            prompt_embeds: text ``(m, text_dim)``, end to end, or what `text_keys_values` made of it.
         Returns:
             ``(n, c·p·p)``, of the dtype of ``hidden_states``.
         """
@@ -117,8 +118,8 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
         modulation = rearrange(self.modulation(embedding), "l (six d) -> l six d", six=6)
         index = LevelIndex.of(level_index, levels.shape[0])
         rope = rope_angles(coords, head_dim, self.config.rope_theta)
-        text = self.norm_text(prompt_embeds.to(dtype))  # m d_text
-        for block in self.blocks:
+        texts: list[Any] = prompt_embeds if isinstance(prompt_embeds, list) else self._texts(prompt_embeds)
+        for block, text in zip(self.blocks, texts, strict=True):
             arguments = (x, modulation, index, rope, segments, text, prompt_segments)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(block, *arguments)  # type: ignore[misc]
@@ -126,3 +127,16 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
                 x = block(*arguments)
         shift, scale = self.modulation_out(embedding).chunk(2, dim=1)
         return self.proj_out(modulate(x, shift, scale, index)).to(hidden_states.dtype)
+
+    def _texts(self, prompt_embeds: Tensor) -> list[Tensor]:
+        """What each block sees of the text: the same."""
+        return [self.norm_text(prompt_embeds.to(self.patch_embed.weight.dtype))] * len(self.blocks)  # m d_text
+
+    @apply_forward_hook  # where weights are moved to the device by `forward`, they are for this as well
+    def text_keys_values(self, prompt_embeds: Tensor) -> list[KeysValues]:
+        """Keys and values of the text ``(m, text_dim)`` in each block, each ``(m, heads, head_dim)``: they depend on
+        nothing else, so that all steps of sampling can share them, in place of ``prompt_embeds`` of `forward`."""
+        return [
+            block.cross_attn.keys_values(text)  # type: ignore[union-attr, operator]
+            for block, text in zip(self.blocks, self._texts(prompt_embeds), strict=True)
+        ]

@@ -19,7 +19,7 @@ from video_dit.model_folder import PIPELINE_FILE
 from video_dit.output import VideoPipelineOutput, check_output_type, to_output
 from video_dit.pieces import Maker, count_windows, pieces, text_latents
 from video_dit.request import Keyframe, Piece, PromptSchedule, VideoRequest, given_request
-from video_dit.sampling import Generators, Prompts, SamplingConfig
+from video_dit.sampling import Generators, Prompts, SamplingConfig, num_calls
 from video_dit.schedulers import check_scheduler, check_steps, noise_facts
 from video_dit.text import encode_prompts, pack_embeds, pad_embeds
 
@@ -357,7 +357,7 @@ class VideoPipeline(DiffusionPipeline):
         return count_windows(request, self.window_at(request.frame_rate), context, self.codec.frame_rule[0])
 
     def _bar(self, request: VideoRequest, windows: int) -> Any:
-        return self.progress_bar(total=windows * request.sampling.num_inference_steps)
+        return self.progress_bar(total=windows * num_calls(self.scheduler, request.sampling.num_inference_steps))
 
     @torch.no_grad()
     def _stream(self, request: VideoRequest, windows: int, callback: Callback | None) -> Iterator[Piece]:

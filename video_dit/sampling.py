@@ -9,9 +9,11 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from video_dit.guidance import Call, Layout, Row, guiding_calls, weighted_output
 from video_dit.model import VideoDiT
-from video_dit.noise import NUM_TRAIN_TIMESTEPS, add_noise, level_shift, shift_level
-from video_dit.schedulers import clipped_epsilon, fresh_scheduler, scheduler_alphas_cumprod
+from video_dit.noise import add_noise, level_shift, shift_level
+from video_dit.schedulers import clipped_epsilon, ready_scheduler, scheduler_alphas_cumprod
+from video_dit.step_cache import LastCall, next_call
 from video_dit.tokens import Segments, grid_coords, patchify, per_token, unpatchify
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -48,8 +50,17 @@ class Prompts:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """num_inference_steps: of the scheduler. guidance_scale: weight of classifier-free guidance (Ho and Salimans,
-    2022, arXiv:2207.12598); 1 is none. context_level: noise level at which known latents are shown to the model.
+    """How a window is sampled.
+
+    num_inference_steps: of the scheduler; the model is asked as often, or as `num_calls` says.
+    guidance_scale: weight of classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598); 1 is none.
+    context_level: noise level at which known latents are shown to the model.
+    guidance_interval: levels, from low to high, within which classifier-free guidance acts (Kynkäänniemi et al., 2024,
+        arXiv:2404.07724); at others the negative prompt costs nothing.
+    history_guidance: weight of guidance by the known latents (Song et al., 2025, arXiv:2502.06764), away from what the
+        model would make without them; 1 is none.
+    step_cache: the model is not asked at a step where its output is expected to change by less than this share (see
+        `video_dit.step_cache`); 0 asks it at each.
 
     Raises:
         ValueError: a value is out of its range.
@@ -65,15 +76,29 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps={self.num_inference_steps} must be at least 1")
-        if not 1 <= self.guidance_scale < float("inf"):
-            raise ValueError(f"guidance_scale={self.guidance_scale} must be 1 (no guidance) or more")
+        for name in ("guidance_scale", "history_guidance"):
+            if not 1 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 (no guidance) or more")
         if not 0 <= self.context_level < 1:
             raise ValueError(f"context_level={self.context_level} must be in [0, 1): 0.03 is usual")
+        interval = self.guidance_interval
+        if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+            raise ValueError(
+                f"guidance_interval={interval} must be two levels, low and high, with 0 <= low < high <= 1: "
+                "(0.0, 1.0) guides at all"
+            )
+        if not 0 <= self.step_cache < 1:
+            raise ValueError(f"step_cache={self.step_cache} must be in [0, 1): 0 is off, 0.1 is usual")
 
 
 def sampling_levels(steps: int, shift: float) -> Tensor:
     """The levels ``(steps,)`` at which the model is asked: from 1 down, evenly spaced before the shift."""
     return shift_level(torch.linspace(1.0, 1.0 / steps, steps), shift)
+
+
+def num_calls(scheduler: Any, steps: int) -> int:
+    """How often `sample_window` calls ``on_step``: some schedulers ask the model twice in a step."""
+    return len(ready_scheduler(scheduler, sampling_levels(steps, 1.0), torch.device("cpu"))[1])
 
 
 @torch.no_grad()
@@ -99,66 +124,71 @@ def sample_window(
     """
     b, _, t, height, width = window.latents.shape
     p, device = model.config.patch_size, window.latents.device
-    known = per_token(window.known, height, width, p).to(device)  # n
-    clean = patchify(window.latents.float(), p)  # b n d
-    n, d = clean.shape[1:]
+    known = per_token(window.known, height, width, p)  # n
+    layout = Layout(
+        known=known.nonzero()[:, 0].to(device),
+        made=(~known).nonzero()[:, 0].to(device),
+        coords=grid_coords(window.times, height, width, p).to(device),
+        one_frame=per_token(window.one_frame, height, width, p).to(device),
+    )
+    tokens = patchify(window.latents.float(), p)  # b n d
+    n, d = tokens.shape[1:]
     path = scheduler_alphas_cumprod(scheduler)  # None is the straight one
     path = path if path is None else path.to(device)
-    context = clean[:, known]
-    if config.context_level > 0 and bool(known.any()):
-        own = randn_tensor(context.shape, generator=generator, device=device)
-        context = add_noise(context, own, torch.tensor(config.context_level, device=device), path)
+    rows = _rows(model, prompts, config, tokens[:, layout.known], path, generator)
     if noise is None:
-        made = randn_tensor((b, n - int(known.sum()), d), generator=generator, device=device)
+        made = randn_tensor((b, len(layout.made), d), generator=generator, device=device)
     else:
-        made = patchify(noise.to(clean), p)
+        made = patchify(noise.to(tokens), p)
 
-    embeds, prompt_segments = _guided_prompts(prompts)
-    rows = prompt_segments.count // b  # 2 with guidance, else 1
-    static = {
-        "level_index": (~known).long().repeat(rows * b),
-        "coords": grid_coords(window.times, height, width, p).to(device).repeat(rows * b, 1),
-        "one_frame": per_token(window.one_frame, height, width, p).to(device).repeat(rows * b),
-        "segments": Segments.from_lengths([n] * (rows * b), device),
-        "prompt_embeds": embeds,
-        "prompt_segments": prompt_segments,
-    }
-
-    prediction, scheduler = scheduler.config.get("prediction_type"), fresh_scheduler(scheduler)
-    if path is None:
-        levels = sampling_levels(config.num_inference_steps, level_shift(n, model.config.base_tokens))
-        scheduler.set_timesteps(sigmas=levels.tolist(), device=device)
-    else:
-        scheduler.set_timesteps(config.num_inference_steps, device=device)
+    prediction = scheduler.config.get("prediction_type")
+    levels = sampling_levels(config.num_inference_steps, level_shift(n, model.config.base_tokens))
+    scheduler, levels = ready_scheduler(scheduler, levels, device)
+    if path is not None:
         made = made * scheduler.init_noise_sigma
     draws = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
-    tokens = torch.empty_like(clean)
-    tokens[:, known] = context
-    for number, timestep in enumerate(scheduler.timesteps):
+    calls: dict[tuple[int, ...], list[Call]] = {}
+    last: LastCall | None = None
+    for number, (timestep, level_now) in enumerate(zip(scheduler.timesteps, levels.tolist(), strict=True)):
+        level = levels[number].to(device)
         shown = made if path is None else scheduler.scale_model_input(made, timestep)
-        tokens[:, ~known] = shown
-        level = timestep.float() / 1000 if path is None else (timestep.float() + 1) / NUM_TRAIN_TIMESTEPS
-        level_pair = torch.stack([torch.tensor(config.context_level, device=device), level])
-        packed = tokens.repeat(rows, 1, 1).flatten(0, 1)  # (rows b n) d
-        output = model(packed, level_pair, **static).view(rows, b, n, d)[:, :, ~known].float()
-        guided = output[0] if rows == 1 else output[1] + config.guidance_scale * (output[0] - output[1])
-        if path is not None:
-            guided = clipped_epsilon(prediction, guided, shown, level, path)
-        made = scheduler.step(guided, timestep, made, return_dict=False, **draws)[0]
+        acting = (0, *(i for i, row in enumerate(rows[1:], 1) if row.acts_at(level_now)))
+        is_end = number == len(levels) - 1
+        if last is not None and not is_end and last.serves(shown, acting, config.step_cache):
+            output = last.output if path is None else clipped_epsilon("epsilon", last.output, shown, level, path)
+            last = last.once_more()
+        else:
+            if acting not in calls:
+                calls[acting] = guiding_calls([rows[i] for i in acting], layout)
+            shares = [weighted_output(model, call, layout, shown, level) for call in calls[acting]]
+            output = torch.stack(shares).sum(dim=0)
+            if path is not None:
+                output = clipped_epsilon(prediction, output, shown, level, path)
+            last = next_call(last, shown, output, acting) if config.step_cache else None
+        made = scheduler.step(output, timestep, made, return_dict=False, **draws)[0]
         if on_step is not None:
             made = on_step(number, timestep, made)
-    tokens[:, known] = clean[:, known]
-    tokens[:, ~known] = made
+    tokens[:, layout.made] = made
     return unpatchify(tokens, (t, height // p, width // p), p)
 
 
-def _guided_prompts(prompts: Prompts) -> tuple[Tensor, Segments]:
-    """All prompts, then all negative prompts, as one pack."""
-    if prompts.negative_embeds is None or prompts.negative_segments is None:
-        return prompts.embeds, prompts.segments
-    both = prompts.segments, prompts.negative_segments
-    lengths = [int(length) for segments in both for length in segments.cu_seqlens.diff().tolist()]
-    return (
-        torch.cat([prompts.embeds, prompts.negative_embeds]),
-        Segments.from_lengths(lengths, prompts.embeds.device),
-    )
+def _rows(
+    model: VideoDiT, prompts: Prompts, config: SamplingConfig, known: Tensor, path: Tensor | None, generator: Generators
+) -> list[Row]:
+    """What the model is asked about, the prompts first; ``known`` are tokens ``(b, n_known, d)``, without noise."""
+    by_history = config.history_guidance != 1 and known.shape[1] > 0
+    context = unknown = known
+    if known.shape[1] and (config.context_level > 0 or by_history):
+        noise = randn_tensor(known.shape, generator=generator, device=known.device)
+        context, unknown = (
+            add_noise(known, noise, torch.tensor(level, device=known.device), path)
+            for level in (config.context_level, 1.0)
+        )
+    text = model.text_keys_values(prompts.embeds)
+    rows = [Row(text, prompts.segments, context, config.context_level)]
+    if prompts.negative_embeds is not None and prompts.negative_segments is not None and config.guidance_scale != 1:
+        negative = model.text_keys_values(prompts.negative_embeds), prompts.negative_segments
+        rows.append(Row(*negative, context, config.context_level, config.guidance_scale, config.guidance_interval))
+    if by_history:
+        rows.append(Row(text, prompts.segments, unknown, 1.0, config.history_guidance))
+    return rows

@@ -3,13 +3,31 @@
 A model learns one path and one kind of prediction on it. The scheduler in its folder says which.
 """
 
+from inspect import signature
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import Tensor
 
-from video_dit.noise import BETAS, NUM_TRAIN_TIMESTEPS, NoiseConfig, alphas_cumprod, to_epsilon, to_sample
+from video_dit.noise import (
+    BETAS,
+    NUM_TRAIN_TIMESTEPS,
+    NoiseConfig,
+    alphas_cumprod,
+    shift_level,
+    to_epsilon,
+    to_sample,
+)
 
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 """What diffusers calls the schedules."""
@@ -43,15 +61,15 @@ def model_scheduler(noise: NoiseConfig) -> Any:
 
 def scheduler_alphas_cumprod(scheduler: Any) -> Tensor | None:
     """The path of a diffusers scheduler, as the functions of `video_dit.noise` take it; None is the straight one."""
-    flow = scheduler.config.get("use_flow_sigmas") or scheduler.config.get("prediction_type") == "flow_prediction"
-    return None if flow else getattr(scheduler, "alphas_cumprod", None)
+    return None if scheduler.config.get("use_flow_sigmas") else getattr(scheduler, "alphas_cumprod", None)
 
 
 def noise_facts(scheduler: Any) -> dict[str, str]:
     """``path``, ``prediction`` and, on the vp path, ``schedule`` by the names of `NoiseConfig`, or "another"."""
     table = scheduler_alphas_cumprod(scheduler)
     if table is None:
-        return {"path": "straight", "prediction": "velocity"}
+        prediction = scheduler.config.get("prediction_type", "flow_prediction")
+        return {"path": "straight", "prediction": "velocity" if prediction == "flow_prediction" else prediction}
     same = [
         schedule
         for schedule in BETAS
@@ -62,6 +80,53 @@ def noise_facts(scheduler: Any) -> dict[str, str]:
         "schedule": same[0] if same else "another",
         "prediction": scheduler.config["prediction_type"],
     }
+
+
+def named_scheduler(name: str, own: Any) -> Any:
+    """The scheduler of diffusers that is called ``name`` in `data.options`, for a model whose own is ``own``: of the
+    same path, prediction and shift.
+
+    Raises:
+        ValueError: there is none of this name for the model's path.
+    """
+    straight = scheduler_alphas_cumprod(own) is None
+    fitting = _straight_schedulers() if straight else _vp_schedulers()
+    if name not in fitting:
+        path = "straight" if straight else "variance-preserving"
+        raise ValueError(f"scheduler={name} does not go with a model of the {path} path: use {', '.join(fitting)}")
+    if not straight:
+        return fitting[name].from_config(own.config)
+    shift = _own_shift(own)
+    changed: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+    if name in ("euler", "heun"):
+        changed = {"shift": shift}
+    config = {option: value for option, value in own.config.items() if option not in ("shift", "flow_shift")}
+    return fitting[name].from_config(config, **changed)
+
+
+def _straight_schedulers() -> dict[str, Any]:
+    return {
+        "euler": FlowMatchEulerDiscreteScheduler,
+        "heun": FlowMatchHeunDiscreteScheduler,
+        "unipc": UniPCMultistepScheduler,
+        "dpm++": DPMSolverMultistepScheduler,
+    }
+
+
+def _vp_schedulers() -> dict[str, Any]:
+    return {
+        "ddpm": DDPMScheduler,
+        "ddim": DDIMScheduler,
+        "pndm": PNDMScheduler,
+        "euler-ancestral": EulerAncestralDiscreteScheduler,
+        "dpm++": DPMSolverMultistepScheduler,
+        "unipc": UniPCMultistepScheduler,
+    }
+
+
+def _own_shift(scheduler: Any) -> float:
+    """What a scheduler of the straight path does to levels besides, 1 by default."""
+    return scheduler.config.get("flow_shift", scheduler.config.get("shift", 1.0))
 
 
 def check_scheduler(scheduler: Any, trained: dict[str, str]) -> None:
@@ -94,6 +159,31 @@ def fresh_scheduler(scheduler: Any) -> Any:
     """A copy without a state, to step one window. On the vp path it takes epsilons, whatever the model predicts."""
     changed = {} if scheduler_alphas_cumprod(scheduler) is None else {"prediction_type": "epsilon"}
     return type(scheduler).from_config(scheduler.config, **changed)
+
+
+def ready_scheduler(scheduler: Any, levels: Tensor, device: torch.device) -> tuple[Any, Tensor]:
+    """A fresh copy that is about to step, and the levels at which it has the model asked, one a call, ``(calls,)``.
+
+    Args:
+        levels: of the straight path, from 1 down, ``(steps,)``; what the scheduler is shifted by comes on top. On the
+            vp path it has its own, and only their number counts.
+    """
+    fresh = fresh_scheduler(scheduler)
+    if scheduler_alphas_cumprod(scheduler) is not None:
+        fresh.set_timesteps(len(levels), device=device)
+        return fresh, (fresh.timesteps.float() + 1) / NUM_TRAIN_TIMESTEPS
+    if "sigmas" in signature(fresh.set_timesteps).parameters:
+        fresh.set_timesteps(sigmas=levels.numpy(), device=device)
+    else:  # Heun and DPM++ have no way in
+        fresh.set_timesteps(len(levels), device=device)
+        places = shift_level(levels, _own_shift(scheduler)).to(fresh.sigmas)
+        if fresh.order == 2:  # the model is asked where a step ends and, with what came of it, where the next begins
+            places = torch.cat([places[:1], places[1:].repeat_interleave(2)])
+        fresh.sigmas = torch.nn.functional.pad(places, (0, 1))
+    asked = fresh.sigmas[: len(fresh.timesteps)]
+    fresh.timesteps = (asked * NUM_TRAIN_TIMESTEPS).to(device)  # some round them
+    fresh.set_begin_index(0)  # or else it is looked up among timesteps, some of which may be the same
+    return fresh, asked
 
 
 def clipped_epsilon(prediction: str, output: Tensor, noisy: Tensor, level: Tensor, alphas_cumprod: Tensor) -> Tensor:
