@@ -22,11 +22,13 @@ def write_contact_sheet(
     columns: int = 5,
     known: Tensor | np.ndarray | None = None,
     max_frames: int = 20,
+    numbers: np.ndarray | None = None,
 ) -> None:
     """Write a .png grid of up to `max_frames` evenly spaced frames of uint8 `(t, h, w, 3)`, each labelled
     with its time in seconds; small frames are enlarged to a short side of 128 or more.
 
-    With `known (t,)` bool, frames that were given have a green border and those that were made an orange one.
+    With `known (t,)` bool, frames that were given have a green border and those that were made an orange one. With
+    `numbers (t,)`, rising, `frames` are those frames of a longer video: the nearest to even spacing are shown.
     """
     path = checked_target(path, ".png")
     array = checked_frames(frames)
@@ -35,7 +37,11 @@ def write_contact_sheet(
         raise ValueError(f"columns={columns} and max_frames={max_frames} must be at least 1")
     if known is not None and tuple(known.shape) != (t,):
         raise ValueError(f"known has shape {tuple(known.shape)} and must be ({t},): one flag a frame")
-    picked = np.unique(np.linspace(0, t - 1, min(t, max_frames)).round().astype(int))
+    places = np.arange(t) if numbers is None else numbers
+    if places.shape != (t,):
+        raise ValueError(f"numbers have shape {places.shape} and must be ({t},): one a frame")
+    even = np.linspace(places[0], places[-1], min(t, max_frames)).round()
+    picked = np.unique(np.abs(places - even[:, None]).argmin(axis=1))
     scale = max(1, math.ceil(128 / min(h, w)))
     border, label, gap = (4 if known is not None else 0), 20, 4
     cell_w, cell_h = w * scale + 2 * border + gap, h * scale + 2 * border + label + gap
@@ -44,7 +50,7 @@ def write_contact_sheet(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     for i, number in enumerate(picked):
         x, y = gap + i % columns * cell_w, gap + i // columns * cell_h
-        draw.text((x + border, y + 1), f"{number / frame_rate:.2f} s", fill="black", font=font)
+        draw.text((x + border, y + 1), f"{places[number] / frame_rate:.2f} s", fill="black", font=font)
         y += label
         if known is not None:
             colour = GIVEN_COLOUR if known[number] else MADE_COLOUR

@@ -21,6 +21,7 @@ from data.video_picture import EXACT_COLOUR
 
 Frames = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
 SUFFIXES = (".mp4", ".webm", ".gif", ".webp")
+COMMENTED = (".mp4", ".webm")
 
 
 def write_video(
@@ -31,19 +32,24 @@ def write_video(
     crf: float = 12,
     preset: str = "medium",
     reproducible: bool = False,
+    comment: str | None = None,
 ) -> None:
     """Write uint8 `(t, h, w, 3)` frames, or an iterable of such chunks, as the suffix says: .mp4 (H.264), .webm (VP9),
     both yuv420p and tagged bt709, or .gif or .webp (animations that start anew at their end).
 
     Chunks of .mp4 and .webm are encoded as they come, so memory does not grow with the duration; animations are held
     until the end. `crf` is the quality of .mp4 and .webm: 0 is best, 51 and 63 are worst. The file appears only when it
-    is complete. x264 cuts pictures by the number of cores and rounds as the processor does; with `reproducible` it does
-    neither, so that the same frames give the same bytes. `preset` is x264's as well.
+    is complete. x264 cuts pictures by the number of cores and rounds as the processor does, and a .webm has a random
+    number; with `reproducible` they do nothing of this, so that the same frames give the same bytes. `preset` is
+    x264's as well. `comment`, of .mp4 and .webm, is text that stands in the file: `data.video_comment` reads it.
 
     Raises:
-        ValueError: the suffix, folder, rate or frames do not fit; the size of an .mp4 is odd; there are no frames.
+        ValueError: the suffix, folder, rate or frames do not fit; the size of an .mp4 is odd; there are no frames; a
+            `comment` for an animation.
     """
     path = checked_target(path, *SUFFIXES)
+    if comment is not None and path.suffix.lower() not in COMMENTED:
+        raise ValueError(f"cannot write a comment into {path}: only {' and '.join(COMMENTED)} have one")
     if not (math.isfinite(frame_rate) and frame_rate > 0):
         raise ValueError(f"frame_rate={frame_rate} must be more than 0: give frames a second")
     arrays = _arrays(path, frames)
@@ -58,11 +64,13 @@ def write_video(
             if reproducible:
                 options["x264-params"] = "threads=1:cpu-independent=1"
         else:
-            codec, muxing = "libvpx-vp9", {}
+            codec, muxing = "libvpx-vp9", ({"fflags": "+bitexact"} if reproducible else {})
             options = {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
         with av.open(draft, "w", format=suffix[1:], options=muxing) as container:
             stream = container.add_stream(codec, rate=rate, options=options)
             assert isinstance(stream, VideoStream)
+            if comment is not None:
+                container.metadata["comment"] = comment
             _encode(container, stream, arrays, rate)
 
 

@@ -145,3 +145,10 @@ def test_pictures_are_exact(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep one size"):
         write_pictures(tmp_path / "b", [frames, frames[:, 1:]])
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path, suffix: str) -> None:
+    for name in "ab":
+        write_video(tmp_path / f"{name}{suffix}", moving_frames(9), 8, reproducible=True)
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
