@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 SCHEDULER_NAMES = ("euler", "heun", "unipc", "dpm++", "ddpm", "ddim", "pndm", "euler-ancestral")
 """What `video_dit.schedulers.named_scheduler` knows: the first four for models of the straight path, all from unipc on
@@ -21,6 +22,13 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return parse
 
 
+def seed(text: str) -> int:
+    """A whole number that torch's generators take."""
+    if not re.fullmatch(r"-?\d{1,19}", text) or not -(1 << 62) <= int(text) < 1 << 62:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at most 18 digits")
+    return int(text)
+
+
 def positive(text: str) -> float:
     """A number above 0."""
     try:
@@ -30,6 +38,42 @@ def positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
     return value
+
+
+def interval(text: str) -> tuple[float, float]:
+    """Two numbers from 0 to 1 that rise, written LOW,HIGH."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = math.nan, math.nan
+    if not 0 <= low < high <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be LOW,HIGH, two numbers from 0 to 1 that rise")
+    return low, high
+
+
+def picture_at(text: str) -> tuple[Path, float]:
+    """A file and the time at which it is shown, written FILE@SECONDS."""
+    name, _, time = text.rpartition("@")
+    try:
+        seconds = float(time)
+    except ValueError:
+        seconds = math.nan
+    if not name or not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be FILE@SECONDS, such as sun.png@2.5")
+    return Path(name), seconds
+
+
+def text_lines(text: str) -> list[str]:
+    """The lines of a text file, without those that are blank or begin with #."""
+    try:
+        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {reason}") from None
+    kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    if not kept:
+        raise argparse.ArgumentTypeError(f"{text!r} has no line that says anything")
+    return kept
 
 
 def frame_rate(text: str) -> float:

@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from data.options import aspect, at_least, frame_rate, positive, size
+from data.options import aspect, at_least, frame_rate, interval, picture_at, positive, seed, size, text_lines
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,11 @@ from data.options import aspect, at_least, frame_rate, positive, size
         (frame_rate, "29.97", 29.97),
         (aspect, "16:9", (16, 9)),
         (size, "80x48", (48, 80)),
+        (seed, "-3", -3),
+        (seed, "123456789012345678", 123456789012345678),
+        (interval, "0,0.5", (0.0, 0.5)),
+        (picture_at, "a@b.png@2.5", (Path("a@b.png"), 2.5)),
+        (picture_at, "a.png@0", (Path("a.png"), 0.0)),
     ],
 )
 def test_takes(kind: Callable[[str], object], text: str, value: object) -> None:
@@ -32,6 +38,9 @@ def test_takes(kind: Callable[[str], object], text: str, value: object) -> None:
         (frame_rate, ("nan",), "above 0"),
         (aspect, ("16x9", "0:9", "16:", "1.5:1"), "like 16:9"),
         (size, ("64", "64x", "64x0", "64 x 64"), "like 64x64"),
+        (seed, ("1.5", "", "x", "9" * 19, "9" * 30), "whole number of at most 18 digits"),
+        (interval, ("0", "0.5,0.5", "0.6,0.5", "0,1.1", "-1,1", "nan,1", "0,1,1", "a,b"), "LOW,HIGH"),
+        (picture_at, ("a.png", "a.png@", "@1", "a.png@-1", "a.png@nan", "a.png@inf", "a.png@x"), "FILE@SECONDS"),
     ],
 )
 def test_refuses(kind: Callable[[str], object], texts: tuple[str, ...], words: str) -> None:
@@ -39,3 +48,14 @@ def test_refuses(kind: Callable[[str], object], texts: tuple[str, ...], words: s
         with pytest.raises(argparse.ArgumentTypeError, match=words) as error:
             kind(text)
         assert repr(text) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_of_prompts_has_one_a_line(tmp_path: Path) -> None:
+    """Those that are blank or comments say nothing; what Windows puts before and after lines is left out."""
+    (tmp_path / "a.txt").write_bytes("\ufeff# first\r\n a dog \r\n\r\n  # none\r\n红 # 1\r\n".encode())
+    assert text_lines(str(tmp_path / "a.txt")) == ["a dog", "红 # 1"]
+    (tmp_path / "empty.txt").write_text("\n# nothing\n  \n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    for name, words in (("empty.txt", "no line"), ("bytes.txt", "UTF-8"), ("gone.txt", "No such"), (".", "directory")):
+        with pytest.raises(argparse.ArgumentTypeError, match=words):
+            text_lines(str(tmp_path / name))

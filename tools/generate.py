@@ -1,101 +1,46 @@
-"""Make a video from text, or continue a video file forward or backward in time.
+"""Make a video from text and pictures, or continue, connect or close video files.
 
     python tools/generate.py --prompt "a red sphere bounces on the ground" --seconds 10
-    python tools/generate.py --video clip.mp4 --extend forward --seconds 4 --prompt "a dog runs"
+    python tools/generate.py --prompt "0: a dog sits | 20: it runs" --seconds 60 --image dog.png
+    python tools/generate.py --video a.mp4 --extend both --seconds 4 --prompt "a dog runs"
+    python tools/generate.py --video a.mp4 --connect b.mp4 --seconds 2
+    python tools/generate.py --video a.mp4 --loop --seconds 2
+    python tools/generate.py --repeat outputs/a-dog-runs-0.mp4 --out again.mp4
 
-Writes an mp4, or what --out asks for, and, beside it, a contact sheet as PNG.
+Writes an mp4, or what --out asks for, and, beside it, a contact sheet as PNG. Frames are written as they are made, and
+Ctrl-C leaves those made so far as a whole file. An mp4 and a webm hold all that they were made with, for --repeat.
 """
 
 import argparse
-import hashlib
+import itertools
 import math
-import os
-import re
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.options import aspect, at_least, frame_rate, positive, size
+from data.generate_options import ADDED_SECONDS, parse, recorded
+from data.output_paths import check_paths, output_paths, sheet_path
+from data.settings import Settings, file_hashes, package_versions
 
 if TYPE_CHECKING:  # torch takes seconds to import: only once the arguments are known to be good
     import torch
 
+    from data.sheet_frames import SheetFrames
     from video_dit import VideoPipeline
+    from video_dit.request import Mode, Piece, VideoRequest
+    from video_dit.sampling import SamplingConfig
+    from video_dit.stopping import Interrupt
 
 MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
-SUFFIXES = (".mp4", ".webm", ".gif", ".webp")  # those of `data.video_write`, which imports torch
-SCHEDULERS = {
-    "euler": "FlowMatchEulerDiscreteScheduler",
-    "ddpm": "DDPMScheduler",
-    "ddim": "DDIMScheduler",
-    "pndm": "PNDMScheduler",
-    "euler-ancestral": "EulerAncestralDiscreteScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
-"""Of diffusers: the first for models of the straight path, the others for those of DDPM's (docs/ddpm.md)."""
 GIF_FRAME_RATE = 50  # browsers show a frame of a hundredth of a second, the shortest a gif has, for ten
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line; exits with code 2 when it is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--prompt", default="", help="what the video shows")
-    parser.add_argument("--negative-prompt", default="", help="what it should not show")
-    parser.add_argument("--seconds", type=positive, help="length, or length to add (default: the trained window)")
-    parser.add_argument("--video", type=Path, metavar="FILE", help="a video to continue; needs --extend")
-    parser.add_argument("--extend", choices=("forward", "backward"), help="continue after the end, or before the start")
-    parser.add_argument("--size", type=size, metavar="WxH", help="pixels (default: the model's own)")
-    parser.add_argument("--aspect", type=aspect, metavar="W:H", help="the trained size nearest to it in shape")
-    parser.add_argument("--frame-rate", type=frame_rate, help="frames a second (default: the model's own)")
-    parser.add_argument("--steps", type=at_least(1), default=30, help="denoising steps (default: %(default)s)")
-    parser.add_argument("--scheduler", choices=SCHEDULERS, help="what takes the steps (default: the model's own)")
-    parser.add_argument("--guidance-scale", type=float, default=4.0, help="1 is none (default: %(default)s)")
-    parser.add_argument("--context-seconds", type=positive, help="of the video so far that each window sees")
-    parser.add_argument(
-        "--context-level", type=float, default=0.03, help="noise on known latents, 0 to 1 (default: %(default)s)"
-    )
-    parser.add_argument("--num-videos", type=at_least(1), default=1, help="videos to make (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same video (default: %(default)s)")
-    parser.add_argument("--model", type=Path, default=MODEL, help="a folder that train.py wrote (default: sora-tiny)")
-    parser.add_argument("--lora", type=Path, metavar="PATH", help="an adapter of the model: the folder lora/ of a run")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
-    parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help=f"a file that ends in {' or '.join(SUFFIXES)}, or a folder for an mp4 named after the prompt (default: "
-        "outputs/); of several videos, the seed of each joins its name",
-    )
-    parser.add_argument(
-        "--pictures",
-        action="store_true",
-        help="write all frames as PNG pictures instead, into a new folder: --out names it, or where to put it",
-    )
-    args = parser.parse_args(arguments)
-    if bool(args.video) != bool(args.extend):
-        parser.error("--video FILE and --extend forward|backward go together: give both or none")
-    if args.size and args.aspect:
-        parser.error("--size and --aspect exclude each other: give one")
-    if args.video and args.num_videos > 1:
-        parser.error(f"--num-videos {args.num_videos}: a video is continued once; use another --seed")
-    if args.video and not args.video.is_file():
-        parser.error(f"--video {args.video}: no such file")
-    if args.lora and not args.lora.exists():
-        parser.error(f"--lora {args.lora}: no such file")
-    if args.pictures:
-        if args.out and args.out.suffix.lower() in SUFFIXES:
-            parser.error(f"--out {args.out}: --pictures go into a folder, whose name has no such suffix")
-    elif args.out and _is_file_name(args.out) and args.out.suffix.lower() not in SUFFIXES:
-        parser.error(f"--out {args.out}: must end in {' or '.join(SUFFIXES)}, or be a folder")
-    return args
-
-
-def _is_file_name(out: Path) -> bool:
-    return bool(out.suffix) and not out.is_dir()
+    return parse(arguments, __doc__ or "", MODEL)
 
 
 def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
@@ -120,19 +65,26 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
 
 def choose_scheduler(pipe: "VideoPipeline", name: str) -> None:
     """Raises ValueError where it is of another path than the model."""
-    import diffusers
-
-    from video_dit.schedulers import check_scheduler
+    from data.options import SCHEDULER_NAMES
 
     given: Any = pipe.scheduler
-    scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(given.config)
+    scheduler = fitting_scheduler(pipe, name, given.config)
+    if scheduler is None:
+        fitting = [other for other in SCHEDULER_NAMES if fitting_scheduler(pipe, other, given.config) is not None]
+        raise ValueError(f"--scheduler {name} does not go with a model of this path: use {' or '.join(fitting)}")
+    pipe.scheduler = scheduler
+
+
+def fitting_scheduler(pipe: "VideoPipeline", name: str, config: Any) -> Any:
+    """A scheduler by its name, made of the model's own ``config``; None where it is of another path."""
+    from video_dit.schedulers import check_scheduler, named_scheduler
+
     try:
+        scheduler = named_scheduler(name, config)
         check_scheduler(scheduler, pipe.noise)
     except ValueError:
-        of_straight, *of_vp = SCHEDULERS
-        fitting = of_straight if pipe.noise["path"] == "straight" else " or ".join(of_vp)
-        raise ValueError(f"--scheduler {name} does not go with a model of this path: use {fitting}") from None
-    pipe.scheduler = scheduler
+        return None
+    return scheduler
 
 
 def choose_size(args: argparse.Namespace, pipe: "VideoPipeline", aspect: float | None) -> tuple[int, int]:
@@ -148,121 +100,91 @@ def choose_size(args: argparse.Namespace, pipe: "VideoPipeline", aspect: float |
     return min(pipe.sizes, key=lambda size: abs(math.log(size[1] / size[0] / wanted)))
 
 
-def make_videos(args: argparse.Namespace, pipe: "VideoPipeline") -> tuple["torch.Tensor", "torch.Tensor", float]:
-    """Text to video. Returns uint8 frames ``(b, t, h, w, 3)``, which of the frames were given, and the rate."""
-    import torch
+def sampling_config(args: argparse.Namespace) -> "SamplingConfig":
+    """Raises ValueError where an option is out of its range."""
+    from video_dit.sampling import SamplingConfig
 
-    rate = args.frame_rate or pipe.frame_rate
-    height, width = choose_size(args, pipe, None)
-    r, _ = pipe.codec.frame_rule
-    num_frames = None
-    if args.seconds is not None:
-        num_frames = 1 + r * max(1, round(args.seconds * rate / r))
-        _say_snapped(args.seconds, (num_frames - 1) / rate)
-    frames = pipe(
-        prompt=args.prompt,
-        num_frames=num_frames,
-        height=height,
-        width=width,
-        frame_rate=rate,
+    return SamplingConfig(
         num_inference_steps=args.steps,
         guidance_scale=args.guidance_scale,
-        negative_prompt=args.negative_prompt,
-        num_videos_per_prompt=args.num_videos,
-        generator=[torch.Generator().manual_seed(args.seed + n) for n in range(args.num_videos)],
-        context_seconds=args.context_seconds,
         context_level=args.context_level,
-        output_type="np",
-    ).frames
-    videos = _to_uint8(frames)
-    return videos, torch.zeros(videos.shape[1], dtype=torch.bool), rate
+        guidance_interval=args.guidance_interval,
+        history_guidance=args.history_guidance,
+        step_cache=args.step_cache,
+    )
 
 
-def extend_video(args: argparse.Namespace, pipe: "VideoPipeline") -> tuple["torch.Tensor", "torch.Tensor", float]:
-    """Continue a file. Returns as `make_videos` does."""
-    import torch
-
-    from data.transforms import fit
-    from data.video import probe_video, read_video
+def request_of(args: argparse.Namespace, pipe: "VideoPipeline") -> "VideoRequest":
+    """What is asked, but for the prompt and the seed of each video; reads what is given, and says what was changed."""
+    from video_dit.request import PromptSchedule, VideoRequest
 
     rate = args.frame_rate or pipe.frame_rate
+    nothing = VideoRequest(
+        mode="text",
+        prompts=(PromptSchedule.parse(""),),
+        negative_prompts=(args.negative_prompt,),
+        frame_rate=rate,
+        sampling=sampling_config(args),
+        context_seconds=args.context_seconds,
+    )
+    return (with_video if args.video else with_text)(args, pipe, nothing)
+
+
+def with_text(args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoRequest") -> "VideoRequest":
+    """Text to video, with pictures where they are given."""
+    from data.video_fit import fitted_picture, read_picture
+    from video_dit.request import Keyframe
+
+    places = [(args.image, 0.0)] if args.image else []
+    places += args.keyframe or []
+    shapes = [read_picture(path).shape for path, _ in places[:1]]
+    height, width = choose_size(args, pipe, shapes[0][1] / shapes[0][0] if shapes else None)
+    r, _ = pipe.codec.frame_rule
+    num_frames = 1 + r * (pipe.window - 1)
+    if args.seconds is not None:
+        num_frames = 1 + r * max(1, round(args.seconds * request.frame_rate / r))
+        say_snapped(args.seconds, (num_frames - 1) / request.frame_rate)
+    keyframes = []
+    for path, seconds in places:
+        picture, change = fitted_picture(path, height, width)
+        say(change)
+        keyframes.append(Keyframe(seconds, picture))
+    return replace(request, num_frames=num_frames, height=height, width=width, keyframes=tuple(keyframes))
+
+
+def with_video(args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoRequest") -> "VideoRequest":
+    """A given video continued, connected or closed."""
+    from data.video import probe_video
+    from data.video_fit import fitted_video
+
+    rate = request.frame_rate
     info = probe_video(args.video)
     height, width = choose_size(args, pipe, info.width / info.height)
-    given = fit(read_video(args.video, frame_rate=rate).frames, height, width)
-    changes = []
-    if (info.width, info.height) != (width, height):
-        cropped = " (cropped about its centre)" if info.width * height != info.height * width else ""
-        changes.append(f"{info.width}x{info.height} to {width}x{height} pixels{cropped}")
-    if info.variable_fps or abs(info.frame_rate - rate) > 1e-3:
-        changes.append(f"{info.frame_rate:g} to {rate:g} frames a second")
-    if changes:
-        print(f"{args.video.name}: resampled from {', '.join(changes)}")
-    seconds = args.seconds if args.seconds is not None else 4.0
-    output = pipe.extend(
-        given,
-        direction=args.extend,
-        seconds=seconds,
-        prompt=args.prompt,
-        frame_rate=rate,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        negative_prompt=args.negative_prompt,
-        generator=torch.Generator().manual_seed(args.seed),
-        context_seconds=args.context_seconds,
-        context_level=args.context_level,
-        output_type="np",
-    )
-    videos = _to_uint8(output.frames)
-    made = videos.shape[1] - len(given)
-    _say_snapped(seconds, made / rate)
-    is_given = torch.ones(videos.shape[1], dtype=torch.bool)
-    is_given[slice(len(given), None) if args.extend == "forward" else slice(0, made)] = False
-    return videos, is_given, rate
+    video, change = fitted_video(args.video, height, width, rate)
+    say(change)
+    second = None
+    if args.connect:
+        second, change = fitted_video(args.connect, height, width, rate)
+        say(change)
+    mode: Mode = args.extend or ("connect" if args.connect else "loop")
+    seconds = ADDED_SECONDS if args.seconds is None else args.seconds
+    r, _ = pipe.codec.frame_rule
+    between = mode in ("connect", "loop")  # where one frame of the last r is the second video's own
+    made = r * max(1, round((seconds * rate + between) / r)) - between
+    say_snapped(seconds, made / rate)
+    return replace(request, mode=mode, height=height, width=width, video=video, second=second, seconds=seconds)
 
 
-def _to_uint8(frames: object) -> "torch.Tensor":
-    import torch
+def say(line: str) -> None:
+    """A line, if there is anything to say."""
+    if line:
+        print(line)
 
-    return torch.as_tensor(frames).mul(255).round().to(torch.uint8)
 
-
-def _say_snapped(asked: float, got: float) -> None:
+def say_snapped(asked: float, got: float) -> None:
+    """That another time is made than was asked for, if it is."""
     if abs(asked - got) > 1e-6:
         print(f"{asked:g} s is no whole number of latent frames: {got:g} s are made")
-
-
-def output_paths(args: argparse.Namespace) -> list[Path]:
-    """A path for each video, a file or a new folder for pictures: its name is ``--out``, or comes from the prompt and
-    the seed, or from the file that is continued."""
-    seeds = range(args.seed, args.seed + args.num_videos)
-    if args.out and (_is_file_name(args.out) or (args.pictures and not args.out.exists())):
-        return [args.out.with_stem(f"{args.out.stem}-{seed}") for seed in seeds] if len(seeds) > 1 else [args.out]
-    folder = args.out or Path("outputs")
-    words = args.video.stem if args.video else args.prompt or "no prompt"
-    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
-    stem = slug[:60].strip("-") or "video"
-    if stem != slug or not words.isascii():  # what was left out tells prompts apart
-        stem += f"-{hashlib.blake2b(words.encode(), digest_size=4).hexdigest()}"
-    if args.video:
-        stem = f"{stem}-{args.extend}"
-    return [folder / f"{stem}-{seed}{'' if args.pictures else '.mp4'}" for seed in seeds]
-
-
-def sheet_path(args: argparse.Namespace, path: Path) -> Path:
-    """Of the contact sheet beside a video, or a folder of pictures."""
-    return path.with_name(f"{path.name}.png") if args.pictures else path.with_suffix(".png")
-
-
-def check_paths(args: argparse.Namespace, paths: list[Path]) -> None:
-    """Raises ValueError where one of the files or folders cannot be written, or is what is read."""
-    for path in paths:
-        if args.video and args.video.resolve() in (path.resolve(), sheet_path(args, path).resolve()):
-            raise ValueError(f"--out {path} is the video that is continued: choose another name")
-        if args.pictures and path.exists():
-            raise ValueError(f"--out {path} exists: give a new folder")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ValueError(f"--out {path}: {folder} is no folder that can be written to")
 
 
 def check_frame_rate(path: Path, rate: float) -> None:
@@ -272,17 +194,143 @@ def check_frame_rate(path: Path, rate: float) -> None:
         raise ValueError(f"--out {path}: no gif is shown at {rate:g} frames a second: {fix}")
 
 
+@dataclass(frozen=True)
+class Video:
+    """One of those that are made."""
+
+    prompt: str
+    seed: int
+    path: Path
+    sheet: Path
+
+
+def videos_of(args: argparse.Namespace) -> list[Video]:
+    """All that a command makes, in order."""
+    paths = output_paths(args)
+    check_paths(args, paths)
+    seeds = range(args.seed, args.seed + args.num_videos)
+    texts = itertools.product(args.prompt_file or [args.prompt], seeds)
+    return [
+        Video(prompt, seed, path, sheet_path(args, path)) for (prompt, seed), path in zip(texts, paths, strict=True)
+    ]
+
+
+def repeated(args: argparse.Namespace) -> argparse.Namespace:
+    """What ``--repeat`` names, with the options that the file holds.
+
+    Raises:
+        ValueError: it holds none, or what it was made with is not there as it was.
+    """
+    import torch
+
+    from data.video_comment import read_comment
+
+    settings = Settings.from_json(read_comment(args.repeat))
+    if settings is None:
+        raise ValueError(
+            f"--repeat {args.repeat} does not say what it was made with: give an mp4 or webm of generate.py"
+        )
+    settings.check_files()
+    for difference in settings.differences(package_versions()):
+        print(f"{args.repeat.name} was made with {difference}: the video may differ")
+    if (threads := settings.made_with.get("threads", "")).isdecimal():
+        torch.set_num_threads(max(1, int(threads)))  # sums differ with their number
+    told = parse_arguments(settings.words())
+    told.repeat, told.out, told.pictures = args.repeat, args.out, args.pictures
+    for name in ("device", "dtype"):
+        if getattr(args, name) != "auto":
+            setattr(told, name, getattr(args, name))
+    return told
+
+
+class Notes:
+    """What a video's file holds of how it was made."""
+
+    def __init__(self, args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoRequest") -> None:
+        import torch
+
+        from video_dit.lora import find_lora
+
+        read = [args.video, args.connect, args.image, find_lora(args.lora) if args.lora else None, args.model]
+        self.files = file_hashes([path for path in read if path] + [path for path, _ in args.keyframe or []])
+        self.args = argparse.Namespace(**vars(args))
+        self.args.size = request.height, request.width
+        self.args.frame_rate = request.frame_rate
+        self.args.seconds = request.seconds or (request.num_frames - 1) / request.frame_rate
+        self.args.device = str(pipe.device)
+        self.args.dtype = {torch.bfloat16: "bf16", torch.float32: "fp32"}[pipe.dtype]
+        self.made_with = package_versions() | {"threads": str(torch.get_num_threads())}
+
+    def of(self, video: Video) -> str:
+        """Those of one video."""
+        self.args.prompt, self.args.seed = video.prompt, video.seed
+        return Settings(recorded(self.args), self.files, self.made_with).to_json()
+
+
+def chunks(pieces: Iterator["Piece"], interrupt: "Interrupt", sheet: "SheetFrames") -> "Iterator[torch.Tensor]":
+    """Frames as they are made, uint8 ``(t, h, w, 3)``, up to a Ctrl-C; a sheet of them is kept.
+
+    Raises:
+        KeyboardInterrupt: none was made before it.
+    """
+    from data.transforms import to_uint8
+
+    made = False
+    for piece in interrupt.until(pieces):
+        frames = to_uint8(piece.frames)[0]
+        sheet.add(frames, piece.given)
+        made = made or not piece.given
+        yield frames
+    if interrupt.asked and not made:
+        raise KeyboardInterrupt("stopped before any frame was made: nothing is written")
+
+
+def write(
+    args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoRequest", video: Video, note: str | None
+) -> None:
+    """Make and write a video and its contact sheet, and say so.
+
+    Raises:
+        KeyboardInterrupt: there was a Ctrl-C; what was made before is written.
+    """
+    from data.sheet_frames import SheetFrames
+    from data.video_write import write_pictures, write_video
+    from video_dit.stopping import hold_interrupts
+
+    sheet = SheetFrames()
+    with hold_interrupts() as interrupt:
+        frames = chunks(iter(pipe.stream(request)), interrupt, sheet)
+        first = next(frames)  # what is refused leaves no folder behind
+        video.path.parent.mkdir(parents=True, exist_ok=True)
+        frames = itertools.chain([first], frames)
+        if args.pictures:
+            write_pictures(video.path, frames)
+        else:
+            write_video(video.path, frames, request.frame_rate, reproducible=True, comment=note)
+        sheet.write(video.sheet, request.frame_rate)
+    height, width = first.shape[1:3]
+    rate = request.frame_rate
+    print(f"{video.path}  ({sheet.count} frames of {width}x{height}, {rate:g} a second)\n{video.sheet}")
+    if interrupt.asked:
+        raise KeyboardInterrupt(f"stopped: {video.path} has what was made so far, {sheet.count / rate:g} s")
+
+
 def run(args: argparse.Namespace) -> None:
     """Load, make, write, and say what was written."""
     began = time.perf_counter()
-    paths = output_paths(args)
-    check_paths(args, paths)
+    if args.repeat:
+        args = repeated(args)
+    videos = videos_of(args)
     if args.frame_rate:
-        check_frame_rate(paths[0], args.frame_rate)
-    from data.sheet import write_contact_sheet
-    from data.video_write import write_pictures, write_video
-    from video_dit.attention import use_flash_attention_3
+        check_frame_rate(videos[0].path, args.frame_rate)
+    import torch
 
+    from data.video_write import COMMENTED
+    from video_dit.attention import use_flash_attention_3
+    from video_dit.request import PromptSchedule
+
+    prompts = [PromptSchedule.parse(video.prompt) for video in videos]
+    sampling_config(args)  # what is out of range is refused before a model is loaded
     pipe = load_pipeline(args.model, args.device, args.dtype)
     use_flash_attention_3()
     if args.lora:
@@ -291,22 +339,17 @@ def run(args: argparse.Namespace) -> None:
         load_lora(pipe.transformer, args.lora)
     if args.scheduler:
         choose_scheduler(pipe, args.scheduler)
-    check_frame_rate(paths[0], args.frame_rate or pipe.frame_rate)
+    check_frame_rate(videos[0].path, args.frame_rate or pipe.frame_rate)
+    request = request_of(args, pipe)
+    remembers = not args.pictures and videos[0].path.suffix.lower() in COMMENTED
+    notes = Notes(args, pipe, request) if remembers else None
     loaded = time.perf_counter()
-    videos, given, rate = (extend_video if args.video else make_videos)(args, pipe)
-    made = time.perf_counter()
-    for path, frames in zip(paths, videos, strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if args.pictures:
-            write_pictures(path, frames)
-        else:
-            write_video(path, frames, rate)
-        sheet = sheet_path(args, path)
-        write_contact_sheet(sheet, frames, rate, known=given if args.video else None)
-        height, width = frames.shape[1:3]
-        print(f"{path}  ({len(frames)} frames of {width}x{height}, {rate:g} a second)\n{sheet}")
-    written = time.perf_counter()
-    times = f"load {loaded - began:.1f} s, make {made - loaded:.1f} s, write {written - made:.1f} s"
+    for video, prompt in zip(videos, prompts, strict=True):
+        pipe.set_progress_bar_config(desc=video.path.name)
+        generator = torch.Generator().manual_seed(video.seed)
+        asked = replace(request, prompts=(prompt,), generator=generator)
+        write(args, pipe, asked, video, notes.of(video) if notes else None)
+    times = f"load {loaded - began:.1f} s, make and write {time.perf_counter() - loaded:.1f} s"
     print(f"{times}, on {pipe.device} in {str(pipe.dtype).removeprefix('torch.')}")
 
 
@@ -318,8 +361,8 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"generate.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        print("generate.py: stopped", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"generate.py: {str(error) or 'stopped'}", file=sys.stderr)
         return 130
     return 0
 

@@ -1,10 +1,13 @@
-"""SIGTERM as a wish: the loop ends its step, saves and returns."""
+"""SIGTERM as a wish: the loop ends its step, saves and returns. Ctrl-C as well, where what is made is being written."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 class StoppedError(Exception):
@@ -42,3 +45,48 @@ def stop_on_sigterm() -> Iterator[Stop]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@dataclass
+class Interrupt(Stop):
+    """Ctrl-C while things are made and written, one after the other."""
+
+    making: bool = False
+
+    def until(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The items up to the Ctrl-C. One that was being made then is lost; those before it are not, and whoever
+        takes them is not disturbed."""
+        while not self.asked:
+            try:
+                self.making = True
+                item = next(items)
+            except StopIteration:
+                return
+            except KeyboardInterrupt:
+                self.asked = True
+                return
+            finally:
+                self.making = False
+            yield item
+
+
+@contextmanager
+def hold_interrupts() -> Iterator[Interrupt]:
+    """For as long as the block runs, Ctrl-C ends what `Interrupt.until` gives, wherever it finds the program; the
+    second one raises KeyboardInterrupt at once. In the main thread; where SIGINT is ignored it stays so."""
+    interrupt = Interrupt()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if interrupt.making or interrupt.asked:
+            raise KeyboardInterrupt
+        interrupt.asked = True
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield interrupt
+        return
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,182 @@
+"""The command line of tools/generate.py: its options, what does not go together, and how a file remembers them."""
+
+import argparse
+from pathlib import Path
+
+from data.options import (
+    SCHEDULER_NAMES,
+    aspect,
+    at_least,
+    frame_rate,
+    interval,
+    picture_at,
+    positive,
+    seed,
+    size,
+    text_lines,
+)
+from data.output_paths import SUFFIXES, is_file_name
+from data.settings import Option
+
+ADDED_SECONDS = 4.0  # to a given video, where nobody says how many
+MODES = {"extend", "connect", "loop"}
+WITH_REPEAT = {"repeat", "out", "pictures", "device", "dtype"}
+NOT_RECORDED = {"repeat", "out", "pictures", "prompt_file", "num_videos", "aspect"}
+
+
+def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
+    """All options of the program; ``model`` is the folder of the model that it takes by default."""
+    parser = argparse.ArgumentParser(
+        prog="generate.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_argument_group("what is made")
+    what.add_argument("--prompt", default="", help='what the video shows; "0: … | 20: …" changes it at 20 seconds')
+    what.add_argument("--prompt-file", type=text_lines, metavar="FILE", help="a prompt a line, and videos of each")
+    what.add_argument("--negative-prompt", default="", help="what it should not show")
+    what.add_argument(
+        "--seconds",
+        type=positive,
+        help="length (default: the trained window); of a given video what is added, on each side "
+        f"(default: {ADDED_SECONDS:g})",
+    )
+    what.add_argument("--image", type=Path, metavar="FILE", help="the first frame")
+    what.add_argument(
+        "--keyframe",
+        type=picture_at,
+        action="append",
+        metavar="FILE@SECONDS",
+        help="a picture that is shown at that time; for several, give it several times",
+    )
+    what.add_argument("--size", type=size, metavar="WxH", help="pixels (default: the model's own)")
+    what.add_argument(
+        "--aspect",
+        type=aspect,
+        metavar="W:H",
+        help="the trained size nearest to it in shape (default: as what is given)",
+    )
+    what.add_argument("--frame-rate", type=frame_rate, help="frames a second (default: the model's own)")
+    what.add_argument("--num-videos", type=at_least(1), default=1, help="videos to make (default: %(default)s)")
+    what.add_argument("--seed", type=seed, default=0, help="same seed, same video (default: %(default)s)")
+    what.add_argument(
+        "--repeat", type=Path, metavar="FILE", help="make an mp4 or webm of this program again, with all its options"
+    )
+    given = parser.add_argument_group("of a video that is there")
+    given.add_argument("--video", type=Path, metavar="FILE", help="it, with one of the three that follow")
+    mode = given.add_mutually_exclusive_group()
+    mode.add_argument("--extend", choices=("forward", "backward", "both"), help="go on after it, before it, or both")
+    mode.add_argument("--connect", type=Path, metavar="FILE", help="make what is between it and this video")
+    mode.add_argument("--loop", action="store_true", help="make what leads from its end to its beginning")
+    given.add_argument("--context-seconds", type=positive, help="of the video so far that each window sees")
+    given.add_argument(
+        "--context-level", type=float, default=0.03, help="noise on known latents, 0 to 1 (default: %(default)s)"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--steps", type=at_least(1), default=30, help="denoising steps (default: %(default)s)")
+    how.add_argument("--scheduler", choices=SCHEDULER_NAMES, help="what takes the steps (default: the model's own)")
+    how.add_argument("--guidance-scale", type=float, default=4.0, help="1 is none (default: %(default)s)")
+    how.add_argument(
+        "--guidance-interval",
+        type=interval,
+        default=(0.0, 1.0),
+        metavar="LOW,HIGH",
+        help="noise levels at which there is guidance (default: 0,1)",
+    )
+    how.add_argument(
+        "--history-guidance", type=float, default=1.0, help="how much more the context counts; 1 is none (default: 1)"
+    )
+    how.add_argument(
+        "--step-cache",
+        type=float,
+        default=0.0,
+        help="how much a step may differ from the one before whose blocks it takes over; 0 is none (default: 0)",
+    )
+    how.add_argument("--model", type=Path, default=model, help="a folder that train.py wrote (default: sora-tiny)")
+    how.add_argument("--lora", type=Path, metavar="PATH", help="an adapter of the model: the folder lora/ of a run")
+    how.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
+    how.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
+    where = parser.add_argument_group("where to")
+    where.add_argument(
+        "--out",
+        type=Path,
+        help=f"a file that ends in {' or '.join(SUFFIXES)}, or a folder for an mp4 named after the prompt (default: "
+        "outputs/); of several videos, the seed of each joins its name, and the number of its prompt",
+    )
+    where.add_argument(
+        "--pictures",
+        action="store_true",
+        help="write all frames as PNG pictures instead, into a new folder: --out names it, or where to put it",
+    )
+    return parser
+
+
+def parse(arguments: list[str] | None, description: str, model: Path) -> argparse.Namespace:
+    """Read and check the command line; exits with code 2 when it is wrong."""
+    parser = build_parser(description, model)
+    args = parser.parse_args(arguments)
+    unset = argparse.Namespace(**dict.fromkeys(vars(args)))  # None is no option's value on a command line
+    given = {name for name, value in vars(parser.parse_args(arguments, unset)).items() if value is not None}
+    if reason := contradiction(args, given) or missing_file(args) or unfit_name(args):
+        parser.error(reason)
+    return args
+
+
+def contradiction(args: argparse.Namespace, given: set[str]) -> str | None:
+    """What is wrong with options that do not go together; ``given`` are those on the command line."""
+    if args.repeat and not given <= WITH_REPEAT:
+        others = ", ".join(_option(name) for name in sorted(given - WITH_REPEAT))
+        return f"--repeat goes with --out, --pictures, --device and --dtype alone: leave out {others}"
+    for one, other in (("prompt", "prompt_file"), ("size", "aspect"), ("image", "video"), ("keyframe", "video")):
+        if {one, other} <= given:
+            return f"{_option(one)} and {_option(other)} exclude each other: give one"
+    modes = given & MODES
+    if args.video and not modes:
+        return "--video goes with --extend forward|backward|both, --connect FILE or --loop: give one of them"
+    if modes and not args.video:
+        return f"{_option(modes.pop())} needs --video FILE, a video that is there"
+    return None
+
+
+def missing_file(args: argparse.Namespace) -> str | None:
+    """Which file that is named is not there."""
+    named = [(_option(name), getattr(args, name)) for name in ("video", "connect", "image", "repeat")]
+    named += [("--keyframe", path) for path, _ in args.keyframe or []]
+    for option, path in named:
+        if path and not path.is_file():
+            return f"{option} {path}: no such file"
+    return f"--lora {args.lora}: no such file" if args.lora and not args.lora.exists() else None
+
+
+def unfit_name(args: argparse.Namespace) -> str | None:
+    """What is wrong with the name of what is written."""
+    if args.pictures:
+        if args.out and args.out.suffix.lower() in SUFFIXES:
+            return f"--out {args.out}: --pictures go into a folder, whose name has no such suffix"
+    elif args.out and is_file_name(args.out) and args.out.suffix.lower() not in SUFFIXES:
+        return f"--out {args.out}: must end in {' or '.join(SUFFIXES)}, or be a folder"
+    return None
+
+
+def recorded(args: argparse.Namespace) -> dict[str, Option]:
+    """The options as `Settings` has them, by which `parse` gives the same; those left out hold for all videos of a
+    command, or for one run of it."""
+    options: dict[str, Option] = {}
+    for name, value in sorted(vars(args).items()):
+        if name not in NOT_RECORDED and value is not None and value is not False:
+            options[name.replace("_", "-")] = _as_option(name, value)
+    return options
+
+
+def _as_option(name: str, value: object) -> Option:
+    if value is True:
+        return True
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, list):
+        return [f"{path.absolute()}@{seconds}" for path, seconds in value]
+    if isinstance(value, tuple):
+        return f"{value[1]}x{value[0]}" if name == "size" else ",".join(str(part) for part in value)
+    return str(value)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,81 @@
+"""Videos and pictures of any kind, cropped and resized to what a model takes; what was changed is told in a line."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from data.transforms import fit
+from data.video import VideoReader
+
+MAX_PIXELS = 1 << 26  # of a picture, as of a video's frame
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+def fitted_video(path: Path, height: int, width: int, frame_rate: float) -> tuple[Tensor, str]:
+    """The frames of a video at ``frame_rate``, uint8 `(t, height, width, 3)`, cropped about their centre and resized by
+    area as they are read; and what that changed, or "".
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    reader = VideoReader(path)
+    info = reader.info()
+    frames = torch.cat([fit(chunk, height, width) for chunk in reader.stream(frame_rate=frame_rate)])
+    changes = _size_change(info.height, info.width, height, width)
+    if info.variable_fps or abs(info.frame_rate - frame_rate) > 1e-3:
+        changes.append(f"{info.frame_rate:g} to {frame_rate:g} frames a second")
+    return frames, _told(path, changes)
+
+
+def fitted_picture(path: Path, height: int, width: int) -> tuple[Tensor, str]:
+    """A picture as `fitted_video` gives frames, uint8 `(height, width, 3)`.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    picture = read_picture(path)
+    old_height, old_width, _ = picture.shape
+    changes = _size_change(old_height, old_width, height, width)
+    return fit(picture[None], height, width)[0], _told(path, changes)
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture file as uint8 `(h, w, 3)`: upright, of an animation the first, over black where it is transparent.
+
+    Raises:
+        ValueError: the file is missing, damaged, no picture, or too large.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+            return torch.from_numpy(_pixels(ImageOps.exif_transpose(image)))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = "no picture of a known kind" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{path}: cannot be read as a picture ({reason})") from None
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    if image.mode in DEEP:  # which Pillow would clip at 255
+        grey = (np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if not image.has_transparency_data:
+        return np.array(image.convert("RGB"))
+    rgba = np.asarray(image.convert("RGBA")).astype(np.uint16)
+    return ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
+
+
+def _size_change(height: int, width: int, new_height: int, new_width: int) -> list[str]:
+    if (height, width) == (new_height, new_width):
+        return []
+    cropped = " (cropped about its centre)" if width * new_height != height * new_width else ""
+    return [f"{width}x{height} to {new_width}x{new_height} pixels{cropped}"]
+
+
+def _told(path: Path, changes: list[str]) -> str:
+    return f"{path.name}: resampled from {', '.join(changes)}" if changes else ""
