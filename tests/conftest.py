@@ -139,3 +139,45 @@ def tiny_pipe(tiny_dit: "VideoDiT", tiny_vae: VideoVAE) -> "VideoPipeline":
     pipe = VideoPipeline(tiny_dit, tiny_vae, encoder.eval(), tokenizer, FlowMatchEulerDiscreteScheduler())
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    """tools/generate.py."""
+    return load_tool("generate")
+
+
+@pytest.fixture
+def generate(
+    tool: ModuleType, tiny_pipe: "VideoPipeline", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., int]:
+    """tools/generate.py in an empty folder, with a random model; returns its exit code."""
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def call(*arguments: str) -> int:
+        words = ["--model", str(tmp_path / "model"), "--device", "cpu", "--dtype", "fp32", "--steps", "1"]
+        words = [] if "--repeat" in arguments else words
+        monkeypatch.setattr(sys, "argv", ["generate.py", *words, *arguments])
+        try:
+            return tool.main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def refuse(generate: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """Call it where there is no model to load: the reason, of one line, that it gives for something else."""
+
+    def call(*arguments: str) -> str:
+        (tmp_path / "model").rename(tmp_path / "away")
+        before = sorted(Path().rglob("*"))
+        assert generate(*arguments) == 2
+        assert sorted(Path().rglob("*")) == before
+        (tmp_path / "away").rename(tmp_path / "model")
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return call

@@ -160,18 +160,20 @@ def with_video(args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoR
     rate = request.frame_rate
     info = probe_video(args.video)
     height, width = choose_size(args, pipe, info.width / info.height)
-    video, change = fitted_video(args.video, height, width, rate)
-    say(change)
-    second = None
-    if args.connect:
-        second, change = fitted_video(args.connect, height, width, rate)
+    r, _ = pipe.codec.frame_rule
+    videos = []
+    for path in [args.video, args.connect] if args.connect else [args.video]:
+        frames, change = fitted_video(path, height, width, rate)
         say(change)
+        if len(frames) < 1 + r:
+            reason = f"{path} has {len(frames)} frames at {rate:g} a second and must have at least {1 + r}"
+            raise ValueError(f"{reason}: give a longer one, or a higher --frame-rate")
+        videos.append(frames)
     mode: Mode = args.extend or ("connect" if args.connect else "loop")
     seconds = ADDED_SECONDS if args.seconds is None else args.seconds
-    r, _ = pipe.codec.frame_rule
     between = mode in ("connect", "loop")  # where one frame of the last r is the second video's own
-    made = r * max(1, round((seconds * rate + between) / r)) - between
-    say_snapped(seconds, made / rate)
+    say_snapped(seconds, (r * max(1, round((seconds * rate + between) / r)) - between) / rate)
+    video, second = videos[0], videos[1] if args.connect else None
     return replace(request, mode=mode, height=height, width=width, video=video, second=second, seconds=seconds)
 
 
@@ -227,9 +229,7 @@ def repeated(args: argparse.Namespace) -> argparse.Namespace:
 
     settings = Settings.from_json(read_comment(args.repeat))
     if settings is None:
-        raise ValueError(
-            f"--repeat {args.repeat} does not say what it was made with: give an mp4 or webm of generate.py"
-        )
+        raise ValueError(f"--repeat {args.repeat} does not say how it was made: give an mp4 or webm of generate.py")
     settings.check_files()
     for difference in settings.differences(package_versions()):
         print(f"{args.repeat.name} was made with {difference}: the video may differ")
