@@ -1,0 +1,98 @@
+"""The command line of generate.py: what goes together, and that what a file remembers is what was given."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from data.generate_options import NOT_RECORDED, parse, recorded
+from data.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with files of these names; what is in them is not looked at."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b.mp4", "p.png", "lora"):
+        Path(name).write_bytes(b"")
+    Path("prompts.txt").write_text("a dog\n")
+    Path("empty.txt").write_text("\n# a\n\n")
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    return parse(list(arguments), "what it does", Path("model"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--video", "a.mp4"], ["--video", "--extend forward|backward|both", "--connect FILE", "--loop"]),
+        (["--video", "a.mp4", "--loop", "--extend", "both"], ["--loop", "--extend"]),
+        (["--video", "a.mp4", "--connect", "b.mp4", "--extend", "both"], ["--connect", "--extend"]),
+        (["--video", "a.mp4", "--connect", "b.mp4", "--loop"], ["--connect", "--loop"]),
+        (["--loop"], ["--loop needs --video"]),
+        (["--connect", "b.mp4"], ["--connect needs --video"]),
+        (["--extend", "forward"], ["--extend needs --video"]),
+        (["--video", "a.mp4", "--loop", "--image", "p.png"], ["--image and --video"]),
+        (["--video", "a.mp4", "--loop", "--keyframe", "p.png@1"], ["--keyframe and --video"]),
+        (["--video", "a.mp4", "--connect", "gone.mp4"], ["--connect gone.mp4: no such file"]),
+        (["--image", "gone.png"], ["--image gone.png: no such file"]),
+        (["--keyframe", "p.png@0", "--keyframe", "gone.png@1"], ["--keyframe gone.png: no such file"]),
+        (["--keyframe", "p.png"], ["--keyframe", "FILE@SECONDS"]),
+        (["--prompt", "x", "--prompt-file", "prompts.txt"], ["--prompt and --prompt-file"]),
+        (["--prompt-file", "empty.txt"], ["--prompt-file", "empty.txt", "no line"]),
+        (["--prompt-file", "gone.txt"], ["--prompt-file", "gone.txt", "No such file"]),
+        (["--size", "32x32", "--aspect", "1:1"], ["--size and --aspect"]),
+        (["--repeat", "a.mp4", "--prompt", ""], ["--repeat", "leave out --prompt"]),
+        (["--repeat", "a.mp4", "--steps", "30"], ["--repeat", "leave out --steps"]),
+        (["--repeat", "gone.mp4"], ["--repeat gone.mp4: no such file"]),
+        (["--scheduler", "best"], ["--scheduler", "euler"]),
+        (["--guidance-interval", "1,0"], ["--guidance-interval", "LOW,HIGH"]),
+        (["--seed", "1e3"], ["--seed", "whole number"]),
+        *((["--seconds", value], ["--seconds", "above 0"]) for value in ("0", "-1", "nan", "inf")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_refuses(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parsed(*arguments)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    for word in words:
+        assert word in last, last
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--prompt=--a \"b\" 'c'\n| 红", "--negative-prompt=-x", "--seconds=0.1", "--seed=-3", "--steps=7"],
+        ["--image=p.png", "--keyframe=p.png@0.1", "--keyframe=p.png@2.30", "--size=80x48", "--frame-rate=23.976"],
+        ["--video=a.mp4", "--extend=both", "--context-seconds=1.5", "--context-level=0.1", "--lora=lora"],
+        ["--video=a.mp4", "--connect=b.mp4", "--guidance-scale=2", "--guidance-interval=0.1,0.30000000000000004"],
+        ["--video=a.mp4", "--loop", "--history-guidance=1.5", "--step-cache=0.1", "--scheduler=heun", "--device=cpu"],
+    ],
+    ids=lambda value: " ".join(value[:1]),
+)
+def test_what_is_recorded_gives_the_same_options(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From another folder as well."""
+    args = parsed(*arguments)
+    settings = Settings.from_json(Settings(recorded(args), {}, {}).to_json())
+    assert settings is not None
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = parse(settings.words(), "", Path("another"))
+    for name, value in vars(args).items():
+        if name in NOT_RECORDED:
+            continue
+        if isinstance(value, Path):
+            value = tmp_path / value
+        if name == "keyframe" and value:
+            value = [(tmp_path / path, seconds) for path, seconds in value]
+        assert getattr(again, name) == value, name
+
+
+def test_several_prompts_are_read_at_once() -> None:
+    assert parsed("--prompt-file", "prompts.txt").prompt_file == ["a dog"]
