@@ -112,9 +112,10 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
 def parse(arguments: list[str] | None, description: str, model: Path) -> argparse.Namespace:
     """Read and check the command line; exits with code 2 when it is wrong."""
     parser = build_parser(description, model)
-    args = parser.parse_args(arguments)
-    unset = argparse.Namespace(**dict.fromkeys(vars(args)))  # None is no option's value on a command line
-    given = {name for name, value in vars(parser.parse_args(arguments, unset)).items() if value is not None}
+    defaults = vars(parser.parse_args([]))
+    told = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults))))
+    given = {name for name, value in told.items() if value is not None}  # which no option on a command line is
+    args = argparse.Namespace(**{name: value if name in given else defaults[name] for name, value in told.items()})
     if reason := contradiction(args, given) or missing_file(args) or unfit_name(args):
         parser.error(reason)
     return args

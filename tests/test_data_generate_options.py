@@ -1,6 +1,7 @@
 """The command line of generate.py: what goes together, and that what a file remembers is what was given."""
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
@@ -94,5 +95,10 @@ def test_what_is_recorded_gives_the_same_options(
         assert getattr(again, name) == value, name
 
 
-def test_several_prompts_are_read_at_once() -> None:
-    assert parsed("--prompt-file", "prompts.txt").prompt_file == ["a dog"]
+def test_prompts_may_come_through_a_pipe() -> None:
+    """Which can be read once."""
+    read, write = os.pipe()
+    os.write(write, b"a dog\n# none\na cat\n")
+    os.close(write)
+    assert parsed("--prompt-file", f"/dev/fd/{read}").prompt_file == ["a dog", "a cat"]
+    os.close(read)
