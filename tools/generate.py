@@ -67,20 +67,19 @@ def choose_scheduler(pipe: "VideoPipeline", name: str) -> None:
     """Raises ValueError where it is of another path than the model."""
     from data.options import SCHEDULER_NAMES
 
-    given: Any = pipe.scheduler
-    scheduler = fitting_scheduler(pipe, name, given.config)
+    scheduler = fitting_scheduler(pipe, name)
     if scheduler is None:
-        fitting = [other for other in SCHEDULER_NAMES if fitting_scheduler(pipe, other, given.config) is not None]
+        fitting = [other for other in SCHEDULER_NAMES if fitting_scheduler(pipe, other) is not None]
         raise ValueError(f"--scheduler {name} does not go with a model of this path: use {' or '.join(fitting)}")
     pipe.scheduler = scheduler
 
 
-def fitting_scheduler(pipe: "VideoPipeline", name: str, config: Any) -> Any:
-    """A scheduler by its name, made of the model's own ``config``; None where it is of another path."""
+def fitting_scheduler(pipe: "VideoPipeline", name: str) -> Any:
+    """A scheduler by its name, made of the model's own; None where it is of another path."""
     from video_dit.schedulers import check_scheduler, named_scheduler
 
     try:
-        scheduler = named_scheduler(name, config)
+        scheduler = named_scheduler(name, pipe.scheduler)
         check_scheduler(scheduler, pipe.noise)
     except ValueError:
         return None
