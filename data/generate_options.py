@@ -7,6 +7,7 @@ from data.options import (
     SCHEDULER_NAMES,
     aspect,
     at_least,
+    duration,
     frame_rate,
     interval,
     picture_at,
@@ -35,7 +36,7 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
     what.add_argument("--negative-prompt", default="", help="what it should not show")
     what.add_argument(
         "--seconds",
-        type=positive,
+        type=duration,
         help="length (default: the trained window); of a given video what is added, on each side "
         f"(default: {ADDED_SECONDS:g})",
     )
@@ -82,13 +83,17 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
         help="noise levels at which there is guidance (default: 0,1)",
     )
     how.add_argument(
-        "--history-guidance", type=float, default=1.0, help="how much more the context counts; 1 is none (default: 1)"
+        "--history-guidance",
+        type=float,
+        default=1.0,
+        help="weight of guidance by the video so far; 1 is none (default: 1)",
     )
     how.add_argument(
         "--step-cache",
         type=float,
         default=0.0,
-        help="how much a step may differ from the one before whose blocks it takes over; 0 is none (default: 0)",
+        help="the model is left out of steps that would change its output by less than this share; 0 asks it at each "
+        "(default: 0)",
     )
     how.add_argument("--model", type=Path, default=model, help="a folder that train.py wrote (default: sora-tiny)")
     how.add_argument("--lora", type=Path, metavar="PATH", help="an adapter of the model: the folder lora/ of a run")

@@ -76,6 +76,14 @@ def text_lines(text: str) -> list[str]:
     return kept
 
 
+def duration(text: str) -> float:
+    """Seconds of video, a day at most."""
+    value = positive(text)
+    if value > 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} must be at most 86400 seconds, a day")
+    return value
+
+
 def frame_rate(text: str) -> float:
     """Frames a second."""
     value = positive(text)

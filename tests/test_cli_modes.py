@@ -62,16 +62,15 @@ def test_a_given_video_stays_as_it_is(given: Path, tmp_path: Path, mode: str) ->
 
 
 def test_pictures_are_in_the_video_and_it_can_be_made_again(given: Path, tmp_path: Path) -> None:
+    """In the usual 16 bits: the same bytes, and of the pictures what the file encoder leaves."""
     pictures = ["--image", "b.png", "--keyframe", "b.png@1"]
-    words = ["--prompt", "0: a red ball | 0.5: a blue cube", *pictures, *QUICK]
-    for out in ("out", "out.mp4"):
-        shape = [] if "." in out else ["--pictures"]
-        result = run(given, *words, *shape, "--out", str(tmp_path / out))
-        assert result.returncode == 0, result.stderr
-    frames = read(tmp_path / "out")
+    words = ["--prompt", "0: a red ball | 0.5: a blue cube", *pictures, *QUICK, "--out", str(tmp_path / "out.mp4")]
+    result = run(given, *words)
+    assert result.returncode == 0, result.stderr
+    frames = read(tmp_path / "out.mp4")
     assert len(frames) == 9
     for place in (0, 8):
-        assert np.array_equal(frames[place], iio.imread(given / "b.png"))
+        assert np.abs(frames[place].astype(int) - iio.imread(given / "b.png")).mean() < 3
     result = run(tmp_path, "--repeat", "out.mp4", "--out", "again.mp4")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.options import aspect, at_least, frame_rate, interval, picture_at, positive, seed, size, text_lines
+from data.options import aspect, at_least, duration, frame_rate, interval, picture_at, positive, seed, size, text_lines
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from data.options import aspect, at_least, frame_rate, interval, picture_at, pos
         (at_least(0), "0", 0),
         (positive, "0.5", 0.5),
         (frame_rate, "29.97", 29.97),
+        (duration, "86400", 86400.0),
         (aspect, "16:9", (16, 9)),
         (size, "80x48", (48, 80)),
         (seed, "-3", -3),
@@ -36,6 +37,8 @@ def test_takes(kind: Callable[[str], object], text: str, value: object) -> None:
         (positive, ("0", "-2", "nan", "inf", "much"), "above 0"),
         (frame_rate, ("0.1", "1000"), "0.5 to 240"),
         (frame_rate, ("nan",), "above 0"),
+        (duration, ("0", "-1", "nan", "inf", "long"), "above 0"),
+        (duration, ("1e12", "86401"), "at most 86400 seconds"),
         (aspect, ("16x9", "0:9", "16:", "1.5:1"), "like 16:9"),
         (size, ("64", "64x", "64x0", "64 x 64"), "like 64x64"),
         (seed, ("1.5", "", "x", "9" * 19, "9" * 30), "whole number of at most 18 digits"),

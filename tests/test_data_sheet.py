@@ -23,6 +23,8 @@ def test_contact_sheet(tmp_path: Path) -> None:
     write_contact_sheet(tmp_path / "c.png", frames[:1], 8)
     with pytest.raises(ValueError, match=r"known has shape \(3,\)"):
         write_contact_sheet(tmp_path / "d.png", frames, 8, known=known[:3])
+    with pytest.raises(ValueError, match=r"numbers have shape \(3,\)"):
+        write_contact_sheet(tmp_path / "d.png", frames, 8, numbers=np.arange(3))
     with pytest.raises(ValueError, match=r"must end in .png"):
         write_contact_sheet(tmp_path / "d.jpg", frames, 8)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "c.png"]
