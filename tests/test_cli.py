@@ -161,24 +161,6 @@ def test_red_sphere_is_red_and_on_the_ground(tmp_path: Path) -> None:
     assert 0.2 < rows.mean() < 0.9
 
 
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_extend_a_file(direction: str, tmp_path: Path) -> None:
-    from data.video import read_video, write_video
-    from data.world import sample_scene
-
-    frames = sample_scene("test", 3).render(18, 64, 64, 8.0)
-    write_video(tmp_path / "given.mp4", frames, 8.0)
-    arguments = ["--video", tmp_path / "given.mp4", "--extend", direction, "--seconds", "1", "--steps", "4"]
-    result = generate(*arguments, "--out", tmp_path / "longer.mp4")
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "longer.png").is_file()
-    longer = read_video(tmp_path / "longer.mp4").frames
-    assert longer.shape == (26, 64, 64, 3)
-    kept = longer[:18] if direction == "forward" else longer[8:]
-    given = read_video(tmp_path / "given.mp4").frames
-    assert (kept.float() - given.float()).abs().mean() < 3  # the file encoder's loss
-
-
 def test_train_refuses_unknown_keys() -> None:
     result = run(sys.executable, "train.py", "--config", "sora_tiny.yaml", "train.learning=1")
     assert_refused(result, "train.learning")
