@@ -72,13 +72,9 @@ def guiding_calls(rows: list[Row], layout: Layout) -> list[Call]:
     b, _, _ = rows[0].context.shape
     others = [1 - row.scale for row in rows[1:]]
     weights = [1 - sum(others), *others]
-    n = len(layout.coords)
-    packed = layout.coords.device.type != "cpu" or len(rows) * b * n <= PACKED_TOKENS
-    return (
-        [_call(rows, weights, layout)]
-        if packed
-        else [_call([r], [w], layout) for r, w in zip(rows, weights, strict=True)]
-    )
+    if layout.coords.device.type != "cpu" or len(rows) * b * len(layout.coords) <= PACKED_TOKENS:
+        return [_call(rows, weights, layout)]
+    return [_call([row], [weight], layout) for row, weight in zip(rows, weights, strict=True)]
 
 
 def _call(rows: list[Row], weights: list[float], layout: Layout) -> Call:

@@ -181,8 +181,8 @@ def ready_scheduler(scheduler: Any, levels: Tensor, device: torch.device) -> tup
             places = torch.cat([places[:1], places[1:].repeat_interleave(2)])
         fresh.sigmas = torch.nn.functional.pad(places, (0, 1))
     asked = fresh.sigmas[: len(fresh.timesteps)]
-    fresh.timesteps = (asked * NUM_TRAIN_TIMESTEPS).to(device)  # some round them
-    fresh.set_begin_index(0)  # or else it is looked up among timesteps, some of which may be the same
+    # some round their timesteps, and look up among them where to begin
+    fresh.timesteps = (asked * NUM_TRAIN_TIMESTEPS).to(device)
     return fresh, asked
 
 
