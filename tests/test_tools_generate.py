@@ -109,7 +109,7 @@ def test_a_scheduler_of_the_models_path_is_chosen_by_name(
     assert make("euler") == make("euler")
     assert generate("--scheduler", "ddim", "--out", "b.gif") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "--scheduler ddim does not go with a model of this path: use euler" in error
+    assert "scheduler=ddim does not go with a model of the straight path: use euler, heun" in error
     assert "ddpm" not in error
     noise = NoiseConfig(path="vp", schedule="cosine", prediction="v_prediction")
     shutil.rmtree(tmp_path / "model")
@@ -120,7 +120,7 @@ def test_a_scheduler_of_the_models_path_is_chosen_by_name(
     assert len(set(made)) > 3
     assert generate("--scheduler", "euler", "--out", "b.gif") == 2
     error = capsys.readouterr().err
-    assert "--scheduler euler does not go with a model of this path: use " in error
+    assert "scheduler=euler does not go with a model of the variance-preserving path: use ddpm" in error
     assert all(name in error for name in of_vp)
     assert not Path("b.gif").exists()
 

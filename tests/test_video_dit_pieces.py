@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from data.transforms import to_float, to_uint8
 from video_dit import VideoPipeline
@@ -160,15 +161,17 @@ def test_mistakes_are_raised_before_anything_is_made(tiny_pipe: VideoPipeline) -
 
 
 def test_a_schedule_changes_the_prompt_at_its_time(tiny_pipe: VideoPipeline) -> None:
-    """A window has the prompt of the first frame that it makes: of 5, then 3 latent frames at 8 a second."""
+    """A window begins there: of 5, then at most 3 latent frames at 8 a second."""
     asked = {"num_frames": 41, "output_type": "latent"}
     one, other = (tiny_pipe(**options(prompt=text, **asked)).frames for text in ("a ball", "two red cubes"))
-    changed = tiny_pipe(**options(prompt="0: a ball | 2.2: two red cubes", **asked)).frames
-    late = tiny_pipe(**options(prompt="0: a ball | 5.1: two red cubes", **asked)).frames
-    assert torch.equal(late, one)
-    assert torch.equal(changed[:, :, :8], one[:, :, :8])  # the second window begins at 17 frames, 2.125 s
-    assert not torch.allclose(changed[:, :, 8:], one[:, :, 8:], atol=1e-3)
     assert not torch.allclose(other[:, :, :5], one[:, :, :5], atol=1e-3)
+    for seconds, first in ((2.2, 6), (2.125, 5), (3.5, 8), (5.1, 11)):  # latent frame n begins with frame 4n - 3
+        changed = tiny_pipe(**options(prompt=f"0: a ball | {seconds}: two red cubes", **asked)).frames
+        assert torch.equal(changed[:, :, :5], one[:, :, :5])
+        assert torch.equal(changed, one) == (first == 11)
+        same = tiny_pipe(**options(prompt=f"0: a ball | {seconds}: a ball", **asked)).frames
+        assert torch.equal(changed[:, :, :first], same[:, :, :first])
+        assert first == 11 or not torch.allclose(changed[:, :, first], same[:, :, first], atol=1e-3)
 
 
 def test_the_noise_may_be_given(tiny_pipe: VideoPipeline) -> None:
@@ -202,3 +205,27 @@ def test_embeddings_stand_for_prompts(tiny_pipe: VideoPipeline) -> None:
         tiny_pipe(**options(prompt_embeds=embeds))
     with pytest.raises(ValueError, match="have no text for one of the videos"):
         tiny_pipe(**asked | {"prompt_attention_mask": torch.zeros_like(mask)})
+    with pytest.raises(ValueError, match=r"negative_prompt_embeds of \(1, 5, 16\) must be \(2, m, 16\)"):
+        tiny_pipe(**both | {"negative_prompt_embeds": negative[:1]})
+    with pytest.raises(ValueError, match=r"prompt_embeds of \(2, 11, 8\) must be \(2, m, 16\)"):
+        tiny_pipe(**asked | {"prompt_embeds": embeds[..., :8]})
+
+
+def test_each_prompt_has_its_own_negative_one(tiny_pipe: VideoPipeline) -> None:
+    pair = {"generator": [seeded(0), seeded(1), seeded(2), seeded(3)], "num_videos_per_prompt": 2, "num_frames": 5}
+    found = tiny_pipe(**options(prompt=["a", "b"], negative_prompt=["blue", "green"], **pair)).frames
+    for number, (text, away) in enumerate((("a", "blue"), ("a", "blue"), ("b", "green"), ("b", "green"))):
+        alone = options(prompt=text, negative_prompt=away, generator=seeded(number), num_frames=5)
+        assert np.abs(tiny_pipe(**alone).frames - found[number]).max() < 1e-4
+
+
+def test_what_is_held_does_not_grow_with_the_duration(tiny_pipe: VideoPipeline) -> None:
+    """Of all pieces of a stream, one that waits for what follows at most is alive beside the newest."""
+    keyframes = (Keyframe(18.0, video(1)[0]),)
+    pieces: list[StorageWeakRef] = []
+    alive: list[int] = []
+    for piece in tiny_pipe.stream(request("text", num_frames=161, keyframes=keyframes)):
+        pieces.append(StorageWeakRef(piece.frames.untyped_storage()))
+        alive.append(len({one.cdata for one in pieces if not one.expired()}))  # some pieces are parts of one
+    assert len(alive) > 10
+    assert max(alive) <= 2

@@ -24,7 +24,12 @@ def test_a_schedule_is_read_and_looked_up() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["", "a dog", "a | b", "10: later", "0 dogs: none", "scene 0: a dog"])
+@pytest.mark.parametrize("text", ["0:a dog|1:it runs", "0: a dog | 1: it runs", "0.0 : a dog|1:it runs"])
+def test_a_schedule_needs_no_spaces(text: str) -> None:
+    assert PromptSchedule.parse(text) == PromptSchedule((0.0, 1.0), ("a dog", "it runs"))
+
+
+@pytest.mark.parametrize("text", ["", "a dog", "a | b", "10: later", "0 dogs: none", "scene 0: a dog", "0:00 on it"])
 def test_what_does_not_begin_at_0_is_one_prompt(text: str) -> None:
     assert PromptSchedule.parse(text) == PromptSchedule((0.0,), (text,))
 

@@ -150,7 +150,7 @@ def test_forward_gives_windows_as_they_are_made() -> None:
 def test_between_two_clips(count: int, before: int, after: int, context: int) -> None:
     """Forward from the first; the last window alone sees the second, in its place."""
     if context == 4:
-        assert between_sizes(count, WINDOW, context, before, after)[0][-1] == 1
+        assert between_sizes(count, WINDOW, context, before)[0][-1] == 1
     make = Recorder(100)
     first, second = numbered(*range(before)), numbered(*range(1000, 1000 + after))
     chunks = list(roll_between(make, first, True, second, count, WINDOW, context, RATE, R))
@@ -179,14 +179,14 @@ def check_windows_between(windows: list[Window]) -> None:
 
 
 def test_a_window_too_short_to_join_is_an_error() -> None:
-    assert between_sizes(3, 3, 2, 5, 5) == ([1, 1, 1], 1)
+    assert between_sizes(3, 3, 2, 5) == ([1, 1, 1], 1)
     with pytest.raises(ValueError, match=r"the model makes 2 latent frame.* cannot join clips with a context of 2"):
-        between_sizes(3, 2, 2, 5, 5)
+        between_sizes(3, 2, 2, 5)
 
 
 @pytest.mark.parametrize("context", [1, 2])
 def test_pictures_join_the_window_that_makes_their_frame(context: int) -> None:
-    """At their own time, as latents of one frame that are not returned."""
+    """At their own time, as latents of one frame that are not returned; and the window before, if they are near."""
     frames = (1, 8, 22, 24, 40)
     pinned = [Pinned(frame, numbered(1000 + frame)[:1]) for frame in frames]
     make, count = Recorder(0), 11  # 41 frames
@@ -202,8 +202,26 @@ def test_pictures_join_the_window_that_makes_their_frame(context: int) -> None:
         assert window.known[extra].all()
         assert window.one_frame[extra].all()
         assert torch.allclose(window.times[extra] * RATE + begin + 1000, torch.tensor(values))
-        end = 1 + (done + size - 1) * R
-        assert all(max(0, 1 + (done - 1) * R) <= value - 1000 < end for value in values)
-        seen += values
+        start, end = max(0, 1 + (done - 1) * R), 1 + (done + size - 1) * R
+        inside = [value for value in values if value - 1000 < end]
+        assert all(start <= value - 1000 for value in inside)
+        near = [1000 + frame for frame in frames if end <= frame < end + 2 * R]
+        assert values == inside + near[:1]
+        seen += inside
         done += size
     assert seen == [1000 + frame for frame in frames]
+
+
+@pytest.mark.parametrize("breaks", [(), (1,), (4, 6), (5, 7, 8), (3, 50)])
+@pytest.mark.parametrize("given", [0, 3])
+def test_windows_begin_where_they_must(breaks: tuple[int, ...], given: int) -> None:
+    sizes = window_sizes(12, WINDOW, 2, given, breaks)
+    begins = [sum(sizes[:number]) for number in range(len(sizes))]
+    assert sum(sizes) == 12
+    assert {place for place in breaks if place < 12} <= set(begins)
+    plain = window_sizes(12, WINDOW, 2, given)
+    assert len(sizes) <= len(plain) + len(breaks)
+    make = Recorder(given)
+    chunks = list(roll_forward(make, numbered(*range(given)), True, 12, WINDOW, 2, RATE, R, breaks=breaks))
+    assert [chunk.shape[2] for chunk in chunks] == sizes
+    assert [window.start for window in make.windows] == begins

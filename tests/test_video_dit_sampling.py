@@ -207,6 +207,8 @@ def test_levels_fall_from_one() -> None:
         assert (levels.diff() < 0).all()
         assert levels[-1] > 0
     assert torch.allclose(sampling_levels(4, 1.0), torch.tensor([1, 0.75, 0.5, 0.25]))
+    tops = [sampling_levels(4, level_shift(n, 36)).max() for n in range(16, 1400)]
+    assert max(tops) == 1  # rounding to more would be the logarithm of a negative number in DPM++
 
 
 def test_the_callback_sees_each_step_and_may_change_the_tokens() -> None:

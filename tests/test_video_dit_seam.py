@@ -11,9 +11,9 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def faded(frames: Tensor, given: dict[int, Tensor], sizes: tuple[int, ...] = ()) -> Tensor:
-    """Frames that come in chunks of these sizes, at 8 a second."""
-    return torch.cat(list(fade_seams(iter(frames.split(list(sizes) or len(frames[0, 0]), dim=2)), given, 8.0)), dim=2)
+def faded(frames: Tensor, given: dict[int, Tensor], sizes: tuple[int, ...] = (), rate: float = 8.0) -> Tensor:
+    """Frames that come in chunks of these sizes, so many a second."""
+    return torch.cat(list(fade_seams(iter(frames.split(list(sizes) or len(frames[0, 0]), dim=2)), given, rate)), dim=2)
 
 
 def test_low_pass_keeps_what_is_smooth_and_removes_details() -> None:
@@ -54,15 +54,28 @@ def test_details_leave_no_ghosts_and_values_stay_in_range() -> None:
 
 @pytest.mark.parametrize("sizes", [(20,), (1,) * 20, (3, 9, 0, 8), (7, 13)])
 @pytest.mark.parametrize("places", [(), (0,), (19,), (6, 8), (0, 10, 19)])
-def test_chunks_do_not_matter(sizes: tuple[int, ...], places: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("rate", [5.0, 7.5, 8.0])
+def test_chunks_do_not_matter(sizes: tuple[int, ...], places: tuple[int, ...], rate: float) -> None:
     frames = torch.rand(2, 3, 20, 8, 8, generator=seeded(1)) - 0.5
     given = {place: torch.rand(2, 3, 8, 8, generator=seeded(place)) - 0.5 for place in places}
-    whole = faded(frames, given)
-    assert torch.allclose(faded(frames, given, sizes), whole, atol=1e-6)
+    whole = faded(frames, given, rate=rate)
+    assert torch.allclose(faded(frames, given, sizes, rate), whole, atol=1e-6)
     for place in places:
         assert torch.equal(whole[:, :, place], given[place])
     far = [n for n in range(20) if all(abs(n - place) > 4 for place in places)]
     assert torch.equal(whole[:, :, far], frames[:, :, far])
+
+
+@pytest.mark.parametrize("places", [(4, 5), (4, 6), (3, 7), (2, 4, 6)])
+def test_what_is_between_two_takes_on_no_more_than_either(places: tuple[int, ...]) -> None:
+    frames = torch.zeros(1, 3, 12, 16, 16)
+    same = faded(frames, {place: torch.full((1, 3, 16, 16), 0.3) for place in places})[0, 0, :, 8, 8]
+    assert float(same.max()) == pytest.approx(0.3, abs=1e-5)
+    inside = same[places[0] : places[-1] + 1]
+    assert float(inside.min()) > 0.2
+    apart = {places[0]: torch.full((1, 3, 16, 16), 0.3), places[-1]: torch.full((1, 3, 16, 16), -0.3)}
+    curve = faded(frames, apart)[0, 0, places[0] : places[-1] + 1, 8, 8]
+    assert torch.allclose(curve, -curve.flip(0), atol=1e-6)
 
 
 def test_frames_are_held_back_only_as_long_as_they_must() -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.generate_options import ADDED_SECONDS, parse, recorded
 from data.output_paths import check_paths, output_paths, sheet_path
@@ -65,25 +65,9 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
 
 def choose_scheduler(pipe: "VideoPipeline", name: str) -> None:
     """Raises ValueError where it is of another path than the model."""
-    from data.options import SCHEDULER_NAMES
+    from video_dit.schedulers import named_scheduler
 
-    scheduler = fitting_scheduler(pipe, name)
-    if scheduler is None:
-        fitting = [other for other in SCHEDULER_NAMES if fitting_scheduler(pipe, other) is not None]
-        raise ValueError(f"--scheduler {name} does not go with a model of this path: use {' or '.join(fitting)}")
-    pipe.scheduler = scheduler
-
-
-def fitting_scheduler(pipe: "VideoPipeline", name: str) -> Any:
-    """A scheduler by its name, made of the model's own; None where it is of another path."""
-    from video_dit.schedulers import check_scheduler, named_scheduler
-
-    try:
-        scheduler = named_scheduler(name, pipe.scheduler)
-        check_scheduler(scheduler, pipe.noise)
-    except ValueError:
-        return None
-    return scheduler
+    pipe.scheduler = named_scheduler(name, pipe.scheduler)
 
 
 def choose_size(args: argparse.Namespace, pipe: "VideoPipeline", aspect: float | None) -> tuple[int, int]:
@@ -118,6 +102,7 @@ def request_of(args: argparse.Namespace, pipe: "VideoPipeline") -> "VideoRequest
     from video_dit.request import PromptSchedule, VideoRequest
 
     rate = args.frame_rate or pipe.frame_rate
+    pipe.context_frames(args.context_seconds, rate)  # before anything is read
     nothing = VideoRequest(
         mode="text",
         prompts=(PromptSchedule.parse(""),),
@@ -155,6 +140,7 @@ def with_video(args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoR
     """A given video continued, connected or closed."""
     from data.video import probe_video
     from data.video_fit import fitted_video
+    from video_dit.pieces import made_frames
 
     rate = request.frame_rate
     info = probe_video(args.video)
@@ -170,10 +156,10 @@ def with_video(args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoR
         videos.append(frames)
     mode: Mode = args.extend or ("connect" if args.connect else "loop")
     seconds = ADDED_SECONDS if args.seconds is None else args.seconds
-    between = mode in ("connect", "loop")  # where one frame of the last r is the second video's own
-    say_snapped(seconds, (r * max(1, round((seconds * rate + between) / r)) - between) / rate)
     video, second = videos[0], videos[1] if args.connect else None
-    return replace(request, mode=mode, height=height, width=width, video=video, second=second, seconds=seconds)
+    asked = replace(request, mode=mode, height=height, width=width, video=video, second=second, seconds=seconds)
+    say_snapped(seconds, made_frames(asked, r) / rate)
+    return asked
 
 
 def say(line: str) -> None:
@@ -311,7 +297,8 @@ def write(
     rate = request.frame_rate
     print(f"{video.path}  ({sheet.count} frames of {width}x{height}, {rate:g} a second)\n{video.sheet}")
     if interrupt.asked:
-        raise KeyboardInterrupt(f"stopped: {video.path} has what was made so far, {sheet.count / rate:g} s")
+        so_far = f"{video.path} has what was made so far, {sheet.count / rate:g} s"
+        raise KeyboardInterrupt(f"stopped: {so_far}" + ("; --repeat makes all of it" if note else ""))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from video_dit.model import VideoDiT
 from video_dit.request import VideoRequest
 from video_dit.sampling import Prompts, StepCallback, Window, sample_window
-from video_dit.text import encode_prompts
+from video_dit.text import encode_prompts, pack_embeds
 
 
 def window_denoiser(
@@ -39,7 +39,7 @@ def window_denoiser(
 def prompts_at(
     request: VideoRequest, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
 ) -> Callable[[float], Prompts]:
-    """A function of seconds in the whole video; each text is encoded once."""
+    """A function of seconds in the whole video; what holds for a time is encoded once."""
     guided = request.sampling.guidance_scale != 1
     known: dict[tuple[str, ...], Prompts] = {}
 
@@ -54,3 +54,19 @@ def prompts_at(
         return known[texts]
 
     return at
+
+
+def given_prompts(
+    embeds: Tensor, mask: Tensor | None, negative: Tensor | None, negative_mask: Tensor | None, width: int, copies: int
+) -> Prompts:
+    """Padded embeddings ``(b, m, d_text)`` with their masks ``(b, m)``, and negative ones, as `Prompts`, ``copies`` of
+    each.
+
+    Raises:
+        ValueError: the shapes do not fit one another, or the text that the model was trained with, ``width`` wide.
+    """
+    for name, one in (("prompt_embeds", embeds), ("negative_prompt_embeds", negative)):
+        if one is not None and (one.ndim != 3 or one.shape[2] != width or len(one) != len(embeds)):
+            raise ValueError(f"{name} of {tuple(one.shape)} must be ({len(embeds)}, m, {width})")
+    positive = pack_embeds(embeds, mask, copies)
+    return Prompts(*positive) if negative is None else Prompts(*positive, *pack_embeds(negative, negative_mask, copies))

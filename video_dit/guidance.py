@@ -51,7 +51,7 @@ class Row:
     def acts_at(self, level: float) -> bool:
         """Whether it counts at this level of the made tokens."""
         low, high = self.interval
-        return low <= min(level, 1.0) <= high  # what is shifted may be rounded to above 1
+        return low <= level <= high
 
 
 @dataclass(frozen=True)

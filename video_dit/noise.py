@@ -188,7 +188,7 @@ def level_shift(num_tokens: int, base_tokens: int) -> float:
 
 def shift_level(level: Tensor, shift: float) -> Tensor:
     """``shift·u / (1 + (shift − 1)·u)``: moves levels in [0, 1] towards 1 and keeps both ends."""
-    return shift * level / (1 + (shift - 1) * level)
+    return (shift * level / (1 + (shift - 1) * level)).clamp(max=1)  # rounding leads beyond
 
 
 def draw_levels(count: int, config: NoiseConfig, shift: float, generator: torch.Generator) -> Tensor:

@@ -4,6 +4,8 @@ A video that is given is never encoded anew from what was made: the decoder runs
 own latents of the given side to those that are made.
 """
 
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -57,11 +59,14 @@ def count_windows(request: VideoRequest, window: int, context: int, r: int) -> i
     """How many windows of a request are denoised.
 
     Raises:
-        ValueError: a given video is shorter than one group of frames, or the context does not fit the window.
+        ValueError: a given video is shorter than one group of frames, a prompt begins when all is over, or the context
+            does not fit the window.
     """
+    check_starts(request, r)
     if request.mode == "text":
         known = int(0 in given_pictures(request))
-        return len(window_sizes(1 + (request.num_frames - 1) // r - known, window, context, known))
+        count = 1 + (request.num_frames - 1) // r - known
+        return len(window_sizes(count, window, context, known, breaks(request, count, text_begin(known, r))))
     video, second = given_videos(request)
     for given in (video, second):
         if len(given) < 1 + r:
@@ -70,17 +75,54 @@ def count_windows(request: VideoRequest, window: int, context: int, r: int) -> i
                 "give a longer one, or a higher frame_rate"
             )
     latents, of_second, count = 1 + (len(video) - 1) // r, (len(second) - 1) // r, made_groups(request, r)
+    place = len(video) + (request.mode == "both") * r * count
+    at = breaks(request, count, after_begin(place, r))
     if request.mode in ("connect", "loop"):
-        return len(between_sizes(count, window, context, latents, of_second)[0])
-    after = len(window_sizes(count, window, context, latents))
+        return len(between_sizes(count, window, context, latents, at)[0])
+    after = len(window_sizes(count, window, context, latents, at))
     before = len(window_sizes(1 + count, window, context, of_second))
     return {"forward": after, "backward": before, "both": before + after}[request.mode]
+
+
+def check_starts(request: VideoRequest, r: int) -> None:
+    """Raises ValueError where a prompt begins when the whole video is over."""
+    made = made_frames(request, r) * (2 if request.mode == "both" else 1)
+    total = made + sum(len(video) for video in (request.video, request.second) if video is not None)
+    duration = total / request.frame_rate
+    for schedule in request.prompts:
+        if schedule.starts[-1] >= duration:
+            raise ValueError(f"a prompt begins at {schedule.starts[-1]:g} s: the video goes from 0 to {duration:g} s")
+
+
+def breaks(request: VideoRequest, count: int, begin: Callable[[int], int]) -> list[int]:
+    """At which of the ``count`` latent frames that are made in order of time another prompt begins."""
+    starts = {start for schedule in request.prompts for start in schedule.starts[1:]}
+    frames = (math.ceil(start * request.frame_rate - 1e-6) for start in starts)
+    places = (bisect_left(range(count), frame, key=begin) for frame in frames)
+    return sorted({place for place in places if 0 < place < count})
+
+
+def text_begin(known: int, r: int) -> Callable[[int], int]:
+    """The first frame of latent frame 0, 1, … of those that are made after ``known`` ones, from the start of a clip."""
+    return lambda place: first_frame(known + place, r)
+
+
+def after_begin(place: int, r: int) -> Callable[[int], int]:
+    """The same where the first frame that is made has this number."""
+    return lambda number: place + r * number
 
 
 def given_videos(request: VideoRequest) -> tuple[Tensor, Tensor]:
     """What comes before that which is made, and after; the same video unless two are connected."""
     assert request.video is not None
     return request.video, request.video if request.second is None else request.second
+
+
+def made_frames(request: VideoRequest, r: int) -> int:
+    """Frames that are made, on each side of a given video if there are two."""
+    if request.mode == "text":
+        return request.num_frames
+    return r * made_groups(request, r) - (request.mode in ("connect", "loop"))
 
 
 def made_groups(request: VideoRequest, r: int) -> int:
@@ -106,9 +148,9 @@ def pieces(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
     yield from _given(video)
     place += len(video)
     if request.mode in ("forward", "both"):
-        yield from _made(_after(video, count, maker, place))
+        yield from _made(_after(request, count, maker, place))
     if request.mode in ("connect", "loop"):
-        yield from _made(_between(video, second, count, maker, place))
+        yield from _made(_between(request, count, maker, place))
     if request.mode == "connect":
         yield from _given(second)
 
@@ -124,8 +166,10 @@ def text_latents(request: VideoRequest, maker: Maker) -> Iterator[Tensor]:
         yield first
     pinned = [Pinned(place, latents) for place, latents in sorted(pictures.items())]
     count = codec.num_latent_frames(request.num_frames) - first.shape[2]
-    make = maker.make(lambda start: first_frame(first.shape[2] + start, maker.r))
-    yield from roll_forward(make, first, True, count, maker.window, maker.context, maker.frame_rate, maker.r, pinned)
+    begin = text_begin(first.shape[2], maker.r)
+    at = breaks(request, count, begin)
+    window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
+    yield from roll_forward(maker.make(begin), first, True, count, window, context, rate, r, pinned, at)
 
 
 def given_pictures(request: VideoRequest) -> dict[int, Tensor]:
@@ -150,7 +194,7 @@ def _from_nothing(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
 
 def _before(video: Tensor, count: int, maker: Maker) -> Iterator[Tensor]:
     """``r·count`` frames before a uint8 video ``(t, h, w, 3)``: one more is made, which is its first frame."""
-    latents = _encode(video[: _usable(len(video), maker.r)], maker)[:, :, 1:]
+    latents = _start(video, maker)
     make = maker.make(lambda start: first_frame(start, maker.r))
     made = roll_backward(make, latents, 1 + count, maker.window, maker.context, maker.frame_rate, maker.r)
     join = maker.r * count
@@ -158,25 +202,30 @@ def _before(video: Tensor, count: int, maker: Maker) -> Iterator[Tensor]:
     yield from _span(fade_seams(decoded, {join: _frame(video, 0, maker)}, maker.frame_rate), 0, join)
 
 
-def _after(video: Tensor, count: int, maker: Maker, place: int) -> Iterator[Tensor]:
-    """``r·count`` frames after it, which are number ``place`` and on of the whole."""
+def _after(request: VideoRequest, count: int, maker: Maker, place: int) -> Iterator[Tensor]:
+    """``r·count`` frames after the given video, which are number ``place`` and on of the whole."""
+    video, _ = given_videos(request)
     usable = _usable(len(video), maker.r)
     latents = _encode(video[len(video) - usable :], maker)
-    make = maker.make(lambda start: place + maker.r * start)
-    made = roll_forward(make, latents, True, count, maker.window, maker.context, maker.frame_rate, maker.r)
+    begin = after_begin(place, maker.r)
+    at = breaks(request, count, begin)
+    window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
+    made = roll_forward(maker.make(begin), latents, True, count, window, context, rate, r, breaks=at)
     decoded = _decode(maker.codec, chain(latents.split(CHUNK, dim=2), made))
     given = {usable - 1: _frame(video, -1, maker)}
     yield from _span(fade_seams(decoded, given, maker.frame_rate), usable, usable + maker.r * count)
 
 
-def _between(video: Tensor, second: Tensor, count: int, maker: Maker, place: int) -> Iterator[Tensor]:
+def _between(request: VideoRequest, count: int, maker: Maker, place: int) -> Iterator[Tensor]:
     """``r·count − 1`` frames, from number ``place`` on, from the end of one to the start of another: one more is made,
     which is the other's first frame."""
-    usable, of_second = _usable(len(video), maker.r), _usable(len(second), maker.r)
-    latents, after = _encode(video[len(video) - usable :], maker), _encode(second[:of_second], maker)[:, :, 1:]
+    video, second = given_videos(request)
+    usable = _usable(len(video), maker.r)
+    latents, after = _encode(video[len(video) - usable :], maker), _start(second, maker)
     window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
-    make = maker.make(lambda start: place + r * start)
-    made = roll_between(make, latents, True, after, count, window, context, rate, r)
+    begin = after_begin(place, r)
+    at = breaks(request, count, begin)
+    made = roll_between(maker.make(begin), latents, True, after, count, window, context, rate, r, at)
     decoded = _decode(maker.codec, chain(latents.split(CHUNK, dim=2), made))
     join = usable - 1 + r * count
     given = {usable - 1: _frame(video, -1, maker), join: _frame(second, 0, maker)}
@@ -191,6 +240,13 @@ def _usable(num_frames: int, r: int) -> int:
 def _frame(video: Tensor, place: int, maker: Maker) -> Tensor:
     """One frame of a uint8 video ``(t, h, w, 3)`` as ``(1, 3, h, w)`` in [-1, 1]."""
     return to_float(video[place][None])[None][:, :, 0].to(maker.device)
+
+
+def _start(video: Tensor, maker: Maker) -> Tensor:
+    """The first latents of a uint8 video ``(t, h, w, 3)``, as many as a window sees at most, without its one-frame
+    latent; they depend on no later frame."""
+    frames = _usable(min(len(video), 1 + maker.r * maker.context), maker.r)
+    return _encode(video[:frames], maker)[:, :, 1:]
 
 
 def _encode(video: Tensor, maker: Maker) -> Tensor:

@@ -13,15 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vae3d import LatentCodec
 from vae3d.interop import Autoencoder
-from video_dit.denoising import prompts_at, window_denoiser
+from video_dit.denoising import given_prompts, prompts_at, window_denoiser
 from video_dit.model import VideoDiT
 from video_dit.model_folder import PIPELINE_FILE
 from video_dit.output import VideoPipelineOutput, check_output_type, to_output
 from video_dit.pieces import Maker, count_windows, pieces, text_latents
 from video_dit.request import Keyframe, Piece, PromptSchedule, VideoRequest, given_request
-from video_dit.sampling import Generators, Prompts, SamplingConfig, num_calls
+from video_dit.sampling import Generators, SamplingConfig, num_calls
 from video_dit.schedulers import check_scheduler, check_steps, noise_facts
-from video_dit.text import encode_prompts, pack_embeds, pad_embeds
+from video_dit.text import encode_prompts, pad_embeds
 
 Callback = Callable[[DiffusionPipeline, int, Tensor, dict], dict]
 """Called with (pipeline, step, timestep, {"latents": tokens being made}) after each step; returns a dict that may hold
@@ -149,22 +149,25 @@ class VideoPipeline(DiffusionPipeline):
             raise ValueError(f"num_videos_per_prompt={num_videos_per_prompt} must be at least 1")
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("prompt and prompt_embeds exclude each other: give one")
-        texts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
         encoded = None
         if prompt_embeds is not None:
             texts = [""] * len(prompt_embeds)
-            positive = pack_embeds(prompt_embeds, prompt_attention_mask, num_videos_per_prompt)
-            encoded = Prompts(*positive)
-            if negative_prompt_embeds is not None:
-                negative = negative_prompt_embeds, negative_prompt_attention_mask
-                encoded = Prompts(*positive, *pack_embeds(*negative, num_videos_per_prompt))
-        texts = [text for text in texts for _ in range(num_videos_per_prompt)]
+            positive = prompt_embeds, prompt_attention_mask
+            negative = negative_prompt_embeds, negative_prompt_attention_mask
+            encoded = given_prompts(*positive, *negative, self.transformer.config.text_dim, num_videos_per_prompt)
+        elif negative_prompt_embeds is not None:
+            raise ValueError("negative_prompt_embeds go with prompt_embeds: give these as well, or negative_prompt")
+        negatives = [negative_prompt] * len(texts) if isinstance(negative_prompt, str) else list(negative_prompt)
+        if len(negatives) != len(texts):
+            raise ValueError(f"negative_prompt has {len(negatives)} texts: give one text, or a list of {len(texts)}")
+        texts, negatives = ([text for text in of for _ in range(num_videos_per_prompt)] for of in (texts, negatives))
         pictures = [*([] if image is None else [(0.0, image)]), *keyframes]
         r, (default_height, default_width) = self.codec.frame_rule[0], self.sizes[0]
         request = VideoRequest(
             "text",
             tuple(PromptSchedule.parse(text) for text in texts),
-            _as_many(negative_prompt, len(texts)),
+            tuple(negatives),
             self.frame_rate if frame_rate is None else frame_rate,
             SamplingConfig(
                 num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
@@ -302,9 +305,10 @@ class VideoPipeline(DiffusionPipeline):
         return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
 
     def stream(self, request: VideoRequest, callback_on_step_end: Callback | None = None) -> Iterator[Piece]:
-        """The frames of a request in order of time, each piece as soon as it is made; no more than a window's are held.
+        """The frames of a request in order of time, each piece as soon as it is made. Those that were given are not
+        held; of what is made, a window's are, and half a second before a picture.
 
-        What came before a given video is made from its start on, so none of it comes before all is made.
+        What came before a given video is made from its start on: all its latents are there before any of its frames.
 
         Raises:
             ValueError: the request does not fit the model; raised here, before anything is made.
@@ -350,6 +354,8 @@ class VideoPipeline(DiffusionPipeline):
             shape = len(request.prompts), channels, count, request.height // grid, request.width // grid
             if request.latents is not None and request.latents.shape != shape:
                 raise ValueError(f"latents of {tuple(request.latents.shape)} must be of {shape}")
+            if request.latents is not None and not bool(request.latents.isfinite().all()):
+                raise ValueError("latents hold values that are not finite: give normal noise")
         else:
             assert request.video is not None
             self.check_size(*request.video.shape[1:3])
@@ -385,10 +391,6 @@ class VideoPipeline(DiffusionPipeline):
             raise ValueError("output_type='latent' is not offered here: use 'np', 'pt' or 'pil'")
         frames = to_output(torch.cat([piece.frames for piece in made], dim=2), output_type)
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
-
-
-def _as_many(negative_prompt: str | list[str], count: int) -> tuple[str, ...]:
-    return (negative_prompt,) * count if isinstance(negative_prompt, str) else tuple(negative_prompt)
 
 
 def _as_tensor(picture: Picture) -> Tensor:

@@ -36,12 +36,13 @@ class PromptSchedule:
 
     @classmethod
     def parse(cls, text: str) -> "PromptSchedule":
-        """``"0: a dog sits | 20: it runs"``; what does not begin with ``0:`` is one prompt for the whole video.
+        """``"0: a dog sits | 20: it runs"``; what does not begin with ``0:``, with a space or a later ``|``, is one
+        prompt for the whole video.
 
         Raises:
             ValueError: a later part has no start, or the starts do not rise.
         """
-        if not re.match(r"\s*0+(\.0*)?\s*:", text):
+        if not re.match(r"\s*0+(\.0*)?\s*:(\s|.*\|)", text):
             return cls((0.0,), (text,))
         starts: list[float] = []
         texts: list[str] = []

@@ -12,6 +12,9 @@ from torch import Tensor
 from video_dit.sampling import Window
 from video_dit.tokens import latent_times
 
+AHEAD = 2
+"""Latent frames after a window in which it knows of a picture."""
+
 MakeWindow = Callable[[Window], Tensor]
 """Denoises a window and returns all of its latents ``(b, c, t, h, w)``."""
 
@@ -24,23 +27,27 @@ class Pinned:
     latents: Tensor
 
 
-def window_sizes(count: int, window: int, context: int, given: int) -> list[int]:
+def window_sizes(count: int, window: int, context: int, given: int, breaks: Sequence[int] = ()) -> list[int]:
     """New latent frames of each window.
 
     Args:
         count: to make in all. window: latent frames that the model sees at once. context: of these, known ones.
-        given: latent frames there are before the first window.
+        given: latent frames there are before the first window. breaks: numbers of those that are made at which a window
+            begins, in order.
     Raises:
         ValueError: the context fills a window, so that nothing more can be made.
     """
     sizes: list[int] = []
+    end = count
     while count:
         if min(context, given) >= window:
             raise ValueError(
                 f"the model makes {window} latent frame(s) at a time and cannot go on from a context of {context}: "
                 f"ask for fewer frames, or train with a longer data.window_frames"
             )
-        size = min(count, window - min(context, given))
+        done = end - count
+        until_break = min([count, *(place - done for place in breaks if place > done)])
+        size = min(until_break, window - min(context, given))
         sizes.append(size)
         given += size
         count -= size
@@ -57,6 +64,7 @@ def roll_forward(
     frame_rate: float,
     r: int,
     pinned: Sequence[Pinned] = (),
+    breaks: Sequence[int] = (),
 ) -> Iterator[Tensor]:
     """Make ``count`` latent frames after ``latents``.
 
@@ -64,7 +72,7 @@ def roll_forward(
         make: denoises a window.
         latents: ``(b, c, t, h, w)``; t may be 0, then a clip begins.
         starts_clip: whether ``latents`` begin with the clip's one-frame latent (ignored when t is 0).
-        count, window, context: as in `window_sizes`.
+        count, window, context, breaks: as in `window_sizes`.
         pinned: pictures among the frames that are made; frames count from the start of ``latents``, which is that of
             the clip.
     Yields:
@@ -73,7 +81,7 @@ def roll_forward(
     starts_clip = starts_clip or latents.shape[2] == 0
     before = latents.shape[2]
     done = 0
-    for size in window_sizes(count, window, context, before):
+    for size in window_sizes(count, window, context, before, breaks):
         known = min(context, latents.shape[2])
         first = starts_clip and known == latents.shape[2]  # the window holds the clip's first latent
         inside = _inside(pinned, before + done - known, before + done, size, r)
@@ -105,11 +113,14 @@ def roll_backward(
     return made
 
 
-def between_sizes(count: int, window: int, context: int, before: int, after: int) -> tuple[list[int], int]:
+def between_sizes(
+    count: int, window: int, context: int, before: int, breaks: Sequence[int] = ()
+) -> tuple[list[int], int]:
     """New latent frames of each window between two clips, and how many known ones the last sees on either side.
 
     Args:
-        count: to make in all. window, context: as in `window_sizes`. before, after: latent frames of the clips.
+        count: to make in all. window, context, breaks: as in `window_sizes`; the last window heeds none. before: latent
+            frames of the first clip.
     Raises:
         ValueError: a window is too short to see both sides and make something between.
     """
@@ -117,11 +128,11 @@ def between_sizes(count: int, window: int, context: int, before: int, after: int
     if window <= least:
         raise ValueError(
             f"the model makes {window} latent frame(s) at a time and cannot join clips with a context of {context}: "
-            "ask for a smaller one, or train with a longer data.window_frames"
+            "ask for a higher frame rate, or train with a longer data.window_frames"
         )
     last = min(count, window - least)
     side = min(max(1, context), (window - last) // 2)
-    return [*window_sizes(count - last, window, context, before), last], side
+    return [*window_sizes(count - last, window, context, before, breaks), last], side
 
 
 def roll_between(
@@ -134,20 +145,21 @@ def roll_between(
     context: int,
     frame_rate: float,
     r: int,
+    breaks: Sequence[int] = (),
 ) -> Iterator[Tensor]:
     """Make ``count`` latent frames between two clips: forward from the first, and a last window that sees both.
 
     Args:
         before: ``(b, c, t, h, w)`` of the first clip. starts_clip: whether these begin with its one-frame latent.
         after: of the second, without its one-frame latent, which cannot stand in the middle of a clip.
-        count, window, context: as in `between_sizes`.
+        count, window, context, breaks: as in `between_sizes`.
     Yields:
         The new latents of each window, in order.
     """
-    sizes, side = between_sizes(count, window, context, before.shape[2], after.shape[2])
+    sizes, side = between_sizes(count, window, context, before.shape[2], breaks)
     ahead = count - sizes[-1]
     given = before.shape[2]
-    for made in roll_forward(make, before, starts_clip, ahead, window, context, frame_rate, r):
+    for made in roll_forward(make, before, starts_clip, ahead, window, context, frame_rate, r, breaks=breaks):
         before = torch.cat([before, made], dim=2)
         yield made
     known = before[:, :, max(0, before.shape[2] - side) :]
@@ -156,10 +168,13 @@ def roll_between(
 
 
 def _inside(pinned: Sequence[Pinned], first: int, made: int, size: int, r: int) -> tuple[Pinned, ...]:
-    """The pictures among the ``size`` latent frames from number ``made`` on; their frames count from the start of the
-    window, whose first latent frame has number ``first``."""
-    begin, made_begin, end = (first_frame(place, r) for place in (first, made, made + size))
-    return tuple(Pinned(one.frame - begin, one.latents) for one in pinned if made_begin <= one.frame < end)
+    """The pictures among the ``size`` latent frames from number ``made`` on, and the next within `AHEAD` of these, so
+    that a window leads to what comes after its end; their frames count from the start of the window, whose first latent
+    frame has number ``first``."""
+    begin, made_begin, end, seen = (first_frame(place, r) for place in (first, made, made + size, made + size + AHEAD))
+    inside = [one for one in pinned if made_begin <= one.frame < end]
+    ahead = sorted((one for one in pinned if end <= one.frame < seen), key=lambda one: one.frame)
+    return tuple(Pinned(one.frame - begin, one.latents) for one in (*inside, *ahead[:1]))
 
 
 def first_frame(latent_frame: int, r: int) -> int:

@@ -97,7 +97,7 @@ def sampling_levels(steps: int, shift: float) -> Tensor:
 
 
 def num_calls(scheduler: Any, steps: int) -> int:
-    """How often `sample_window` calls ``on_step``: some schedulers ask the model twice in a step."""
+    """How often `sample_window` calls ``on_step``: twice in a step of some schedulers."""
     return len(ready_scheduler(scheduler, sampling_levels(steps, 1.0), torch.device("cpu"))[1])
 
 
@@ -177,18 +177,16 @@ def _rows(
 ) -> list[Row]:
     """What the model is asked about, the prompts first; ``known`` are tokens ``(b, n_known, d)``, without noise."""
     by_history = config.history_guidance != 1 and known.shape[1] > 0
-    context = unknown = known
+    context = known
     if known.shape[1] and (config.context_level > 0 or by_history):
         noise = randn_tensor(known.shape, generator=generator, device=known.device)
-        context, unknown = (
-            add_noise(known, noise, torch.tensor(level, device=known.device), path)
-            for level in (config.context_level, 1.0)
-        )
+        context = add_noise(known, noise, torch.tensor(config.context_level, device=known.device), path)
     text = model.text_keys_values(prompts.embeds)
     rows = [Row(text, prompts.segments, context, config.context_level)]
     if prompts.negative_embeds is not None and prompts.negative_segments is not None and config.guidance_scale != 1:
         negative = model.text_keys_values(prompts.negative_embeds), prompts.negative_segments
         rows.append(Row(*negative, context, config.context_level, config.guidance_scale, config.guidance_interval))
     if by_history:
+        unknown = add_noise(known, noise, torch.tensor(1.0, device=known.device), path)
         rows.append(Row(text, prompts.segments, unknown, 1.0, config.history_guidance))
     return rows

@@ -4,6 +4,7 @@ Without it, brightness and tint jump at the seam. Only the low-pass part is adde
 since details would stay behind as ghosts.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -24,7 +25,7 @@ def fade_seams(chunks: Iterator[Tensor], given: Mapping[int, Tensor], frame_rate
         The same frames in chunks of other lengths: those within half a second before a given frame are held back until
         that is decoded.
     """
-    reach = int(SEAM_SECONDS * frame_rate)
+    reach = math.ceil(SEAM_SECONDS * frame_rate)
     residuals: dict[int, Tensor] = {}  # low-pass, of those that are decoded
     waiting: Tensor | None = None
     begin = 0  # number of the first frame that waits
@@ -48,9 +49,12 @@ def _faded(
 ) -> Tensor:
     """Frames ``(b, c, t, h, w)`` from number ``begin`` on."""
     numbers = torch.arange(begin, begin + frames.shape[2], device=frames.device, dtype=frames.dtype)
-    for place, residual in residuals.items():
-        weight = (1 - (numbers - place).abs() / (SEAM_SECONDS * frame_rate + 1)).clamp_min(0).view(-1, 1, 1)
-        frames = frames + weight * residual[:, :, None]
+    weights = {
+        place: (1 - (numbers - place).abs() / (SEAM_SECONDS * frame_rate + 1)).clamp_min(0) for place in residuals
+    }
+    most = torch.stack([torch.ones_like(numbers), sum(weights.values(), torch.zeros_like(numbers))]).amax(dim=0)
+    for place, residual in residuals.items():  # between two, a mean of both
+        frames = frames + (weights[place] / most).view(-1, 1, 1) * residual[:, :, None]
     frames = frames.clamp(-1, 1)
     for place, frame in given.items():
         if begin <= place < begin + frames.shape[2]:

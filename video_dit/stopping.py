@@ -77,9 +77,9 @@ def hold_interrupts() -> Iterator[Interrupt]:
     interrupt = Interrupt()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if interrupt.making or interrupt.asked:
+        again, interrupt.asked = interrupt.asked, True
+        if interrupt.making or again:
             raise KeyboardInterrupt
-        interrupt.asked = True
 
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:
