@@ -106,27 +106,24 @@ def test_figures_of_unseen_scenes_their_means_and_errors(options: ExtendOptions,
     assert evaluate_extend(options, lambda _: None) == results  # noise is of the seed alone
 
 
-def test_all_directions_lengths_and_contexts_each_by_a_key_of_its_own(options: ExtendOptions) -> None:
+def test_directions_lengths_and_contexts_each_have_a_key_of_their_own(options: ExtendOptions) -> None:
     said: list[str] = []
     of_all = replace(
         options,
-        directions=DIRECTIONS,
+        directions=["connect", "loop"],
         windows=[1, 3],
         methods=["replacement", "reencode"],
         context_level=[0, 0.1],
         context_seconds=[0.5, 1.0],
     )
     results = evaluate_extend(of_all, said.append)["directions"]
-    assert len(results) == 4 * 2 * 2 * 2 and len(said) == len(results) + 2
+    assert len(results) == 2 * 2 * 2 * 2 and len(said) == len(results) + 2
     found = results["connect, 3 windows, level 0.1, context 2"]
     assert (found["direction"], found["windows"], found["context_level"]) == ("connect", 3, 0.1)
     assert found["known frames"] + found["new frames"] == 1 + 4 * (3 * 5 - 1)
     means = found["mean"]
     assert list(means) == ["replacement", "reencode", "through codec", "boundary repeated"]
     assert means["reencode"] != results["connect, 3 windows, level 0, context 2"]["mean"]["reencode"]
-    assert (
-        results["forward, level 0, context 1"]["known frames"] == results["forward, level 0, context 2"]["known frames"]
-    )
     loop = results["loop, level 0, context 1"]["mean"]
     assert list(loop) == ["replacement", "reencode", "boundary repeated"]
     assert loop["reencode"]["psnr"] is None and loop["reencode"]["position"] is None

@@ -106,7 +106,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     picture = ROOT / "outputs" / "evaluate-world.png"
     world.add_argument("--picture", type=Path, default=picture, metavar="FILE", help="default: outputs/")
     extend = commands.add_parser("extend", help="does it continue clips as they go on in truth")
-    extend.add_argument("--clips", type=at_least(2), default=16, help="of unseen scenes (default: %(default)s)")
+    extend.add_argument("--clips", type=at_least(2), default=16, help="how many (default: %(default)s)")
     extend.add_argument("--manifest", type=Path, metavar="FILE", help="real clips instead, at most --clips of them")
     extend.add_argument("--split", default="test", help="of the manifest, where it has splits (default: %(default)s)")
     directions = ("forward", "backward", "connect", "loop")
