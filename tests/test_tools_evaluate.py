@@ -245,19 +245,23 @@ def test_continuations_beside_the_most_and_the_least_on_screen_in_json_and_to_lo
 ) -> None:
     written = [f"--json={tmp_path}/made.json", f"--picture={tmp_path}/made.png"]
     options = [*continued, *written, "--known=3", "--context-level=0", "--guidance-scale=2", "--seed=5"]
+    options += ["--directions", "forward", "backward", "--methods", "ours", "reencode"]
     assert call(evaluate, monkeypatch, *options, command="extend") == 0
     figures, printed = json.loads((tmp_path / "made.json").read_text()), capsys.readouterr().out
-    wanted = {"size": "32x32", "frame_rate": 8, "known": 3, "steps": 1, "context_level": 0, "seed": 5}
-    assert figures["settings"].keys() - wanted == {"guidance_scale", "dtype", "device"}
+    wanted = {"size": "32x32", "frame_rate": 8, "known": 3, "steps": 1, "seed": 5}
+    assert figures["settings"].keys() - wanted == {"guidance_scale", "dtype", "device", "clips"}
     assert figures["settings"] | wanted | {"guidance_scale": 2} == figures["settings"]
     tables = printed.split("\n\n")
     for table, direction, known, new in zip(tables, ("forward", "backward"), (9, 13), (8, 4), strict=True):
-        assert f"{direction}: {known} frames known, {new} new; mean of 2 clips ± its standard error" in table
+        assert f"{direction}: {known} frames known, {new} new, context of 3 latent frames at level 0; mean" in table
         found = figures["directions"][direction]
-        (line,) = [line for line in table.splitlines() if line.startswith("PSNR")]
-        psnr = [found[kind][name]["psnr"] for name in found["mean"] for kind in ("mean", "standard error")]
-        assert [float(word) for word in line.split()[2:] if word != "±"] == pytest.approx(psnr, abs=0.006)
-        assert "clips whose known frames changed: 0" in table
+        assert found["context_level"] == 0 and "clips whose known frames changed: 0" in table
+        for name in ("ours", "reencode", "through codec", "boundary repeated"):
+            (line,) = [line for line in table.splitlines() if line.startswith(name)]
+            psnr = [found[kind][name]["psnr"] for kind in ("mean", "standard error")]
+            words = [word for word in line.removeprefix(name).split() if word != "±"]
+            assert [float(word) for word in words[:2]] == pytest.approx(psnr, abs=0.006)
+        assert f"{direction}: no worse than reencode in any figure" in table
     with Image.open(tmp_path / "made.png") as picture:
         assert picture.size[1] > 4 * 2 * 96
 
@@ -274,6 +278,12 @@ def test_continuations_beside_the_most_and_the_least_on_screen_in_json_and_to_lo
         (["--guidance-scale=0.5"], "guidance_scale=0.5 must be 1"),
         (["--context-level=1"], "context_level=1.0 must be in [0, 1)"),
         (["--context-level=nan"], "context_level=nan must be in [0, 1)"),
+        (["--context-seconds=9"], "context_seconds=9.0 must be above 0 and at most 2"),
+        (["--windows=0"], "at least 1"),
+        (["--directions=sideways"], "invalid choice: 'sideways'"),
+        (["--methods=magic"], "invalid choice: 'magic'"),
+        (["--manifest=nowhere.csv"], "nowhere.csv does not exist"),
+        (["--judge=nowhere"], "nowhere holds no judge"),
         (["--picture=a.jpg"], "ends in .png"),
         (["--json=nowhere/a.json"], "must be a file in a folder that exists"),
     ],

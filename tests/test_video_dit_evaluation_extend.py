@@ -1,38 +1,39 @@
-"""Continuations against the truth: what each figure is blind to and what it is not, and which frames are compared."""
+"""Continuations measured: which frames are compared, what is reported, and what is refused."""
 
 import json
-from dataclasses import asdict, replace
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from data.sheet import GIVEN_COLOUR, MADE_COLOUR
+from data.video import write_video
 from data.world import sample_scene
+from data.world.judge import Judge
 from video_dit import VideoPipeline
+from video_dit.evaluation.continuations import Setting, ours
+from video_dit.evaluation.cuts import DIRECTIONS, boundary_repeated, cut_clip, given_of
 from video_dit.evaluation.extend import (
-    DIRECTIONS,
     SHOWN,
-    Cut,
     ExtendOptions,
-    Figures,
-    colour_shift,
-    cut_window,
+    choose_known,
     evaluate_extend,
-    extended,
-    joined,
-    measure,
+    figures_of,
+    plans_of,
     row,
-    seam,
-    summary,
+    untouched,
 )
+from video_dit.evaluation.unseen import UnseenClip
 from video_dit.evaluation.world import UNSEEN
+from video_dit.sampling import SamplingConfig
 
-both = pytest.mark.parametrize("direction", DIRECTIONS)
+both = pytest.mark.parametrize("direction", ["forward", "backward"])
+JUDGE = Path(__file__).parents[1] / "checkpoints" / "judge"
 
 
 @pytest.fixture
@@ -45,117 +46,34 @@ def options(tiny_pipe: VideoPipeline, tmp_path: Path) -> ExtendOptions:
         known=None,
         steps=1,
         guidance_scale=2.0,
-        context_level=0.03,
+        context_level=[0.03],
         seed=3,
         picture=None,
+        judge=JUDGE,
+        directions=["forward", "backward"],
+        methods=["ours"],
     )
 
 
 def moving(num_frames: int = 17) -> Tensor:
-    """A picture that moves a pixel a frame, so that all steps are much alike; no value is near black or white."""
+    """A picture that moves a pixel a frame."""
     generator = torch.Generator().manual_seed(0)
     picture = torch.randint(60, 190, (16, 64, 3), generator=generator, dtype=torch.uint8)
-    return torch.stack([picture[:, t : t + 24] for t in range(num_frames)])
-
-
-@both
-def test_the_truth_itself_has_the_best_figures(direction: str) -> None:
-    truth = moving()
-    assert measure(truth, truth, truth, cut_window(direction, 5, 2, 4)) == Figures(100.0, 1.0, 1.0, 0.0)
-
-
-@both
-def test_a_frozen_continuation_does_not_move(direction: str) -> None:
-    truth, cut = moving(), cut_window(direction, 5, 2, 4)
-    frozen = joined(truth, truth[cut.boundary], cut)
-    figures = measure(frozen, truth, truth, cut)
-    assert figures.motion < 0.05 and figures.psnr < 20
-    assert figures.seam < 1  # which is no praise: read it beside the motion
-    assert torch.equal(frozen[cut.join], frozen[cut.join - 1]) and torch.equal(frozen[cut.known], truth[cut.known])
-
-
-@both
-def test_half_the_motion_is_half_the_figure(direction: str) -> None:
-    truth, cut = moving(), cut_window(direction, 5, 2, 4)
-    flat = 125 + (truth.int() - 125) // 2
-    figures = measure(joined(truth, flat[cut.new].to(torch.uint8), cut), truth, truth, cut)
-    assert figures.motion == pytest.approx(0.5, abs=0.01)
-
-
-@both
-def test_another_colour_is_a_shift_and_a_seam_but_no_motion(direction: str) -> None:
-    truth, cut = moving(), cut_window(direction, 5, 2, 4)
-    other = (truth.int() + torch.tensor([40, -40, 10])).to(torch.uint8)
-    figures = measure(joined(truth, other[cut.new], cut), truth, truth, cut)
-    assert figures.colour_shift == pytest.approx(30 / 255, abs=1e-4)  # those of the channels do not cancel out
-    assert figures.psnr == pytest.approx(10 * np.log10(255**2 / ((1600 + 1600 + 100) / 3)), abs=0.01)
-    assert figures.motion == pytest.approx(1)
-    assert 1.05 < figures.seam < 2
-
-
-@both
-def test_a_cut_at_the_join_is_a_seam_and_one_elsewhere_is_none(direction: str) -> None:
-    still, cut = moving(1).expand(17, -1, -1, -1), cut_window(direction, 5, 2, 4)
-    calm = still + torch.arange(17, dtype=torch.uint8)[:, None, None, None]  # a grey level a frame
-    assert seam(calm, cut) == pytest.approx(1, rel=1e-4)
-    for place, height in ((cut.join, 20), (cut.join + 2, 1), (cut.join - 2, 1)):
-        broken = calm.clone()
-        broken[place:] += 19
-        assert seam(broken, cut) == pytest.approx(height, rel=1e-4)
-        assert measure(broken, calm, calm, cut).seam == pytest.approx(height, rel=1e-4)
-    assert measure(broken, calm, broken, cut).seam == pytest.approx(1, rel=1e-4)  # as much as the codec itself gives
-
-
-def test_a_still_clip_has_no_seam_and_moves_as_much_as_the_truth() -> None:
-    still, cut = moving(1).expand(17, -1, -1, -1), cut_window("forward", 5, 2, 4)
-    assert measure(still, still, still, cut) == Figures(100.0, 1.0, 1.0, 0.0)
-
-
-@both
-def test_flicker_does_not_hide_a_seam(direction: str) -> None:
-    """New frames that change a lot do not make little of the step to them."""
-    cut = cut_window(direction, 5, 2, 4)
-    truth = moving(1).expand(17, -1, -1, -1) + torch.arange(17, dtype=torch.uint8)[:, None, None, None]
-    noise = 5 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
-    noisy = (truth + noise).round().clamp(0, 255).to(torch.uint8)
-    figures = measure(joined(truth, noisy[cut.new], cut), truth, truth, cut)
-    assert figures.seam > 3
-    assert figures.motion > 3  # and counts as motion
-
-
-def test_shifts_of_single_frames_cancel_out() -> None:
-    truth = torch.full((2, 8, 8, 3), 100, dtype=torch.uint8)
-    flicker = truth + torch.tensor([5, 251], dtype=torch.uint8)[:, None, None, None]  # 251 is -5
-    assert colour_shift(flicker, truth) == 0
-    assert colour_shift(flicker[:1], truth[:1]) == pytest.approx(5 / 255, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("direction", "known", "frames", "boundary"),
-    [("forward", 4, 13, 12), ("backward", 4, 17, 16), ("forward", 2, 5, 4), ("backward", 7, 29, 4)],
-)
-def test_what_is_known_of_a_window(direction: str, known: int, frames: int, boundary: int) -> None:
-    cut = cut_window(direction, 9, known, 4)
-    order = list(range(33))
-    assert sorted(order[cut.known] + order[cut.new]) == order
-    assert len(order[cut.known]) == frames == 33 - cut.num_new and cut.boundary == boundary
-    assert order[cut.known][-1 if direction == "forward" else 0] == boundary
-    assert abs(order[cut.new][0 if direction == "forward" else -1] - boundary) == 1
+    return torch.stack([picture[:, t : t + 16] for t in range(num_frames)])
 
 
 @both
 @pytest.mark.parametrize("known", [2, 3])
 def test_the_model_sees_all_that_is_known_and_makes_the_rest_at_once(
-    direction: str, known: int, tiny_pipe: VideoPipeline, options: ExtendOptions
+    direction: str, known: int, tiny_pipe: VideoPipeline
 ) -> None:
     """The pipeline's own choice would be 2 latent frames, whatever is known."""
     seen: list[int] = []
     tiny_pipe.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    cut = cut_window(direction, 5, known, 4)
-    truth = moving()[:, :, :16]
-    clip = extended(tiny_pipe, truth, "a ball", cut, options, 0)
+    cut, truth = cut_clip(direction, 5, known, 4), moving()
+    clip = ours(tiny_pipe, given_of(truth, cut), cut, "a ball", Setting(SamplingConfig(1, 2.0, 0.03), known, 3))
     assert seen == [2 * 5]  # with and without the prompt, a token a latent frame
-    assert torch.equal(clip[cut.known], truth[cut.known]) and not torch.equal(clip[cut.new], truth[cut.new])
+    assert untouched(clip, truth, cut) and not torch.equal(clip[cut.made], truth[cut.made])
 
 
 def test_figures_of_unseen_scenes_their_means_and_errors(options: ExtendOptions, tmp_path: Path) -> None:
@@ -171,37 +89,87 @@ def test_figures_of_unseen_scenes_their_means_and_errors(options: ExtendOptions,
         assert [clip["prompt"] for clip in found["clips"]] == [
             sample_scene("all", seed).caption() for seed in (UNSEEN, UNSEEN + 1)
         ]
-        for name in ("made", "through codec", "boundary repeated"):
+        for name in ("ours", "through codec", "boundary repeated"):
             first, second = (clip[name]["psnr"] for clip in found["clips"])
             assert found["mean"][name]["psnr"] == pytest.approx((first + second) / 2)
             assert found["standard error"][name]["psnr"] == pytest.approx(abs(first - second) / 2)
         assert found["mean"]["through codec"]["motion"] == pytest.approx(1)
+        assert found["mean"]["through codec"]["seam_to_codec"] == pytest.approx(1)
         assert found["mean"]["boundary repeated"]["motion"] < 0.1
-    assert [text.split()[0] for text in said] == ["forward:", "backward:", "wrote"]
+        assert any(clip["boundary repeated"]["position"] is not None for clip in found["clips"])
+    table, requirements, other, _, wrote = said
+    assert (table.split()[0], other.split()[0], wrote.split()[0]) == ("forward:", "backward:", "wrote")
+    assert len(requirements.splitlines()) == 4
+    assert [one["text"].split(":")[0] for one in results["requirements"]] == ["forward"] * 4 + ["backward"] * 4
     with Image.open(picture) as sheet:
         assert sheet.height > 4 * 2 * 96
     assert evaluate_extend(options, lambda _: None) == results  # noise is of the seed alone
 
 
-def test_a_model_that_stands_still_gets_the_figures_of_that_and_one_that_touches_what_it_is_given_is_found(
-    options: ExtendOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The pipeline is replaced by one that repeats the boundary frame, and backward changes a value of the last."""
+def test_directions_lengths_and_contexts_each_have_a_key_of_their_own(options: ExtendOptions) -> None:
+    said: list[str] = []
+    of_all = replace(
+        options,
+        directions=["connect", "loop"],
+        windows=[1, 3],
+        methods=["replacement", "reencode"],
+        context_level=[0, 0.1],
+        context_seconds=[0.5, 1.0],
+    )
+    results = evaluate_extend(of_all, said.append)["directions"]
+    assert len(results) == 2 * 2 * 2 * 2 and len(said) == len(results) + 2
+    found = results["connect, 3 windows, level 0.1, context 2"]
+    assert (found["direction"], found["windows"], found["context_level"]) == ("connect", 3, 0.1)
+    assert found["known frames"] + found["new frames"] == 1 + 4 * (3 * 5 - 1)
+    means = found["mean"]
+    assert list(means) == ["replacement", "reencode", "through codec", "boundary repeated"]
+    assert means["reencode"] != results["connect, 3 windows, level 0, context 2"]["mean"]["reencode"]
+    loop = results["loop, level 0, context 1"]["mean"]
+    assert list(loop) == ["replacement", "reencode", "boundary repeated"]
+    assert loop["reencode"]["psnr"] is None and loop["reencode"]["position"] is None
+    assert all(math.isfinite(loop["reencode"][name]) for name in ("seam", "motion", "colour_drift", "repetition"))
 
-    def repeat(_: VideoPipeline, frames: Tensor, direction: str, **given: float) -> SimpleNamespace:
-        count = round(given["seconds"] * 8)
-        end, order = (frames[-1:], 1) if direction == "forward" else (frames[:1], -1)
-        whole = torch.cat([frames, end.expand(count, -1, -1, -1)][::order]).float() / 255
-        if direction == "backward":
-            whole[-1, 0, 0, 0] = (whole[-1, 0, 0, 0] + 0.5) % 1
-        return SimpleNamespace(frames=whole[None].numpy())
 
-    monkeypatch.setattr(VideoPipeline, "extend", repeat)
-    results = evaluate_extend(options, lambda _: None)["directions"]
-    for direction, changed in (("forward", 0), ("backward", 2)):
-        assert results[direction]["known frames changed"] == changed
-        means = results[direction]["mean"]
-        assert means["made"] == pytest.approx(means["boundary repeated"], rel=0.05)
+def test_real_clips_have_a_truth_only_where_they_are_long_enough(options: ExtendOptions, tmp_path: Path) -> None:
+    for name, frames in (("long", 20), ("short", 10)):
+        write_video(tmp_path / f"{name}.mp4", moving(frames).repeat(1, 3, 3, 1), 8)
+    (tmp_path / "clips.csv").write_text("path,text\nlong.mp4,stripes\nshort.mp4,dots\n")
+    results = evaluate_extend(replace(options, manifest=tmp_path / "clips.csv"), lambda _: None)
+    long, short = results["directions"]["forward"]["clips"]
+    assert (long["prompt"], short["prompt"]) == ("stripes", "dots")
+    assert long["ours"]["psnr"] is not None and "through codec" in long
+    assert short["ours"]["psnr"] is None and "through codec" not in short
+    for clip in (long, short):
+        assert clip["ours"]["position"] is None and clip["ours"]["identity"] is None
+        assert all(math.isfinite(clip["ours"][name]) for name in ("seam", "motion", "colour_drift", "repetition"))
+    assert {one["met"] for one in results["requirements"] if "identity" in one["text"]} == {None}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_continuation_that_stands_still_has_the_figures_of_one(direction: str) -> None:
+    """And one that is the truth through the codec has those of that."""
+    cut, scene = cut_clip(direction, 9, 4, 4), sample_scene("val", 3)
+    frames = scene.render(33, 32, 32, 8.0)
+    decoded = (125 + (frames.int() - 125) * 9 // 10).to(torch.uint8)
+    clip = UnseenClip("3", "", frames, scene)
+    through = frames[: cut.num_frames].clone()
+    through[cut.made] = decoded[cut.made]
+    made = {"still": boundary_repeated(given_of(frames, cut), cut), "coded": through}
+    found = figures_of(made, clip, decoded, cut, Judge.load(JUDGE), 8.0)
+    assert found["still"] == found["boundary repeated"]
+    assert found["coded"].motion == pytest.approx(1)
+    if cut.has_truth:
+        assert found["coded"] == found["through codec"] and found["coded"].seam_to_codec == pytest.approx(1)
+
+
+@both
+def test_one_that_touches_what_it_is_given_is_found(direction: str) -> None:
+    truth, cut = moving(), cut_clip(direction, 5, 2, 4)
+    clip = truth.clone()
+    clip[cut.made] = 0
+    assert untouched(clip, truth, cut)
+    clip[cut.given[0].start, 0, 0, 0] += 1
+    assert not untouched(clip, truth, cut)
 
 
 def test_more_clips_than_the_picture_shows(options: ExtendOptions, tmp_path: Path) -> None:
@@ -213,26 +181,33 @@ def test_more_clips_than_the_picture_shows(options: ExtendOptions, tmp_path: Pat
     assert heights[0] == heights[1]
 
 
-@both
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_row_of_the_picture_says_what_was_given(direction: str) -> None:
-    truth, cut = moving(), cut_window(direction, 5, 2, 4)
+    cut = cut_clip(direction, 5, 2, 4)
+    truth = moving()[: cut.num_frames]
     line = row(truth, 255 - truth, cut)[:, 16:20]
-    for part, colour in ((cut.known, GIVEN_COLOUR), (cut.new, MADE_COLOUR)):
+    for part, colour in [(cut.made, MADE_COLOUR), *((run, GIVEN_COLOUR) for run in cut.given)]:
         assert (line[part] == torch.tensor(colour)).all()
     assert torch.equal(row(truth, 255 - truth, cut)[:, :16], truth)
-
-
-def test_standard_error_is_that_of_the_mean() -> None:
-    clips = [{"made": Figures(psnr, 1.0, 1.0, 0.0)} for psnr in (20.0, 22.0, 24.0, 26.0)]
-    means, errors = summary(clips)
-    assert means["made"] == asdict(Figures(23.0, 1.0, 1.0, 0.0))
-    assert errors["made"]["psnr"] == pytest.approx(np.std([20, 22, 24, 26], ddof=1) / 2) and errors["made"]["seam"] == 0
+    assert not row(None, truth, cut)[:, :16].any() and not row(truth[:3], truth, cut)[:, :16].any()
 
 
 @pytest.mark.parametrize("known", [1, 4])
 def test_a_model_must_be_given_something_and_have_something_to_make(options: ExtendOptions, known: int) -> None:
     with pytest.raises(ValueError, match=f"--known {known}: a window has 5 latent frames: use 2 to 3"):
         evaluate_extend(replace(options, known=known), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("known", "contexts", "expected"), [(None, [], 2), (None, [1, 3], 3), (2, [3], 2), (None, [1], 2)]
+)
+def test_all_contexts_are_given_the_same_frames(
+    known: int | None, contexts: Sequence[int], expected: int, tiny_pipe: VideoPipeline, options: ExtendOptions
+) -> None:
+    chosen = choose_known(tiny_pipe, replace(options, known=known), contexts)
+    assert chosen == expected
+    cuts = {plan.cut for plan in plans_of(tiny_pipe, replace(options, directions=["forward"]), chosen, contexts)}
+    assert len(cuts) == 1
 
 
 def test_a_model_of_too_short_a_window(tiny_pipe: VideoPipeline, options: ExtendOptions) -> None:
@@ -242,5 +217,6 @@ def test_a_model_of_too_short_a_window(tiny_pipe: VideoPipeline, options: Extend
         evaluate_extend(options, lambda _: None)
 
 
-def test_a_cut_knows_how_many_frames_are_new() -> None:
-    assert [Cut(direction, 9, 5, 2).num_new for direction in DIRECTIONS] == [4, 5]
+def test_a_judge_that_is_not_there(options: ExtendOptions) -> None:
+    with pytest.raises(ValueError, match="holds no judge"):
+        evaluate_extend(replace(options, judge=options.model), lambda _: None)

@@ -106,9 +106,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     picture = ROOT / "outputs" / "evaluate-world.png"
     world.add_argument("--picture", type=Path, default=picture, metavar="FILE", help="default: outputs/")
     extend = commands.add_parser("extend", help="does it continue clips as they go on in truth")
-    extend.add_argument("--clips", type=at_least(2), default=16, help="of unseen scenes (default: %(default)s)")
+    extend.add_argument("--clips", type=at_least(2), default=16, help="how many (default: %(default)s)")
+    extend.add_argument("--manifest", type=Path, metavar="FILE", help="real clips instead, at most --clips of them")
+    extend.add_argument("--split", default="test", help="of the manifest, where it has splits (default: %(default)s)")
+    directions = ("forward", "backward", "connect", "loop")
+    extend.add_argument("--directions", nargs="+", choices=directions, default=directions, help="default: all")
+    of_windows = "training windows that clips are long, given frames and made (default: 1)"
+    extend.add_argument("--windows", type=at_least(1), nargs="+", metavar="N", default=[1], help=of_windows)
+    methods = ("ours", "replacement", "reencode")
+    extend.add_argument("--methods", nargs="+", choices=methods, default=methods, help="default: all")
     extend.add_argument("--known", type=at_least(1), metavar="K", help="latent frames given (default: half a window)")
-    extend.add_argument("--context-level", type=float, default=0.03, help="noise on them (default: %(default)s)")
+    level = "noise on them, one or several (default: 0.03)"
+    extend.add_argument("--context-level", type=float, nargs="+", metavar="L", default=[0.03], help=level)
+    context = "of the video that each window sees, one or several (default: all that is given)"
+    extend.add_argument("--context-seconds", type=positive, nargs="+", metavar="S", default=[], help=context)
+    extend.add_argument("--judge", type=Path, default=ROOT / "checkpoints" / "judge", help="default: the shipped one")
     extend.add_argument("--picture", type=Path, metavar="FILE.png", help="the truth above what was made")
     clips = commands.add_parser("clips", help="does a model give back the clips it was trained on")
     clips.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="that it was trained on")

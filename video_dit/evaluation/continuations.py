@@ -1,0 +1,276 @@
+"""The same model made to continue clips in three ways: ours, and two that are usual elsewhere.
+
+All take the same steps, guidance, window and context, and noise from the same seed.
+"""
+
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from data.transforms import to_float, to_uint8
+from video_dit.evaluation.cuts import Cut, Given, assembled
+from video_dit.noise import NUM_TRAIN_TIMESTEPS, add_noise, level_shift
+from video_dit.pipeline import VideoPipeline
+from video_dit.rollout import MakeWindow, roll_backward, roll_between, roll_forward
+from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window, sampling_levels
+from video_dit.schedulers import clipped_epsilon, fresh_scheduler, noise_facts, scheduler_alphas_cumprod
+from video_dit.seam import fade_seams
+from video_dit.text import encode_prompts
+from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token, unpatchify
+
+RENOISE_SEED = 2**32  # added to the seed: noise for given latents, beside that from which others are made
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How continuations are made. context: latent frames that each window sees. sampling: of the sampler. seed: of the
+    noise."""
+
+    sampling: SamplingConfig
+    context: int
+    seed: int
+
+
+def ours(pipe: VideoPipeline, given: Given, cut: Cut, prompt: str, setting: Setting) -> Tensor:
+    """The whole clip as the pipeline makes it, uint8 ``(t, h, w, 3)``."""
+    options: dict[str, Any] = {
+        "seconds": cut.num_made / pipe.frame_rate,
+        "prompt": prompt,
+        "num_inference_steps": setting.sampling.num_inference_steps,
+        "guidance_scale": setting.sampling.guidance_scale,
+        "generator": torch.Generator().manual_seed(setting.seed),
+        "context_seconds": setting.context * pipe.codec.frame_rule[0] / pipe.frame_rate,
+        "context_level": setting.sampling.context_level,
+    }
+    before, after = given.before, given.after
+    if cut.direction == "connect" and before is not None and after is not None:
+        output: Any = pipe.connect(before, after, **options)
+    elif cut.direction == "loop" and before is not None:
+        output = pipe.loop(before, **options)
+    else:
+        frames = after if before is None else before
+        assert frames is not None
+        output = pipe.extend(frames, cut.direction, **options)
+    clip = torch.as_tensor(output.frames[0]).mul(255).round().to(torch.uint8)
+    assert len(clip) == cut.num_frames, f"{len(clip)} frames and not {cut.num_frames}"
+    return clip
+
+
+def replacement(pipe: VideoPipeline, given: Given, cut: Cut, prompt: str, setting: Setting) -> Tensor:
+    """The whole clip, made as by a model that was never shown what is given, uint8 ``(t, h, w, 3)``.
+
+    As `ours`, but for `replaced_window`: latents are kept and not encoded again, decoded as one stream, and the fade
+    at the seam is the same.
+    """
+    generator = torch.Generator().manual_seed(setting.seed)
+    renoise = torch.Generator().manual_seed(setting.seed + RENOISE_SEED)
+    prompts = guided_prompts(pipe, prompt, setting.sampling.guidance_scale)
+
+    def make(window: Window) -> Tensor:
+        return replaced_window(pipe, window, prompts, setting.sampling, generator, renoise)
+
+    r, _ = pipe.codec.frame_rule
+    before = None if given.before is None else encoded(pipe, given.before[(len(given.before) - 1) % r :])
+    after = None
+    if given.after is not None:
+        after = encoded(pipe, given.after[: len(given.after) - (len(given.after) - 1) % r])[:, :, 1:]
+    count, rolling = -(-cut.num_made // r), (pipe.window, setting.context, pipe.frame_rate, r)
+    if before is None:
+        assert after is not None
+        latents, skipped = roll_backward(make, after, 1 + count, *rolling), 0
+    else:
+        others = (
+            roll_forward(make, before, True, count, *rolling)
+            if after is None
+            else roll_between(make, before, True, after, count, *rolling)
+        )
+        latents, skipped = torch.cat([before, *others], dim=2), 1 + r * (before.shape[2] - 1)
+    decoded = pipe.codec.decode(latents).float().cpu()  # b 3 t h w
+    known = {}
+    if given.before is not None:
+        known[skipped - 1] = to_float(given.before[-1:])[None, :, 0]
+    if given.after is not None:
+        known[skipped + cut.num_made] = to_float(given.after[:1])[None, :, 0]
+    faded = torch.cat(list(fade_seams(iter([decoded]), known, pipe.frame_rate)), dim=2)
+    made = faded[:, :, skipped : skipped + cut.num_made]
+    return assembled(given, to_uint8(made[0]), cut)
+
+
+def reencode(pipe: VideoPipeline, given: Given, cut: Cut, prompt: str, setting: Setting) -> Tensor:
+    """The whole clip, made as users of models without a roll-out do: each window is decoded, and its last frames (or
+    first, going backward) are encoded again, as a clip of their own, to be the context of the next. uint8
+    ``(t, h, w, 3)``.
+
+    The model is told the level of the context, as by `ours`; nothing is done about the seam.
+    """
+    generator = torch.Generator().manual_seed(setting.seed)
+    prompts = guided_prompts(pipe, prompt, setting.sampling.guidance_scale)
+
+    def make(window: Window) -> Tensor:
+        return sample_window(pipe.transformer, pipe.scheduler, window, prompts, setting.sampling, generator)
+
+    if given.before is None:
+        assert given.after is not None
+        made = windows_before(pipe, make, given.after, cut.num_made, setting.context)
+    else:
+        made = windows_after(pipe, make, given.before, given.after, cut.num_made, setting.context)
+    return assembled(given, made, cut)
+
+
+METHODS = {"ours": ours, "replacement": replacement, "reencode": reencode}
+
+
+def guided_prompts(pipe: VideoPipeline, prompt: str, guidance_scale: float) -> Prompts:
+    """The prompt, and the empty one where there is guidance."""
+    positive = encode_prompts(pipe.tokenizer, pipe.text_encoder, [prompt])
+    if guidance_scale == 1:
+        return Prompts(*positive)
+    return Prompts(*positive, *encode_prompts(pipe.tokenizer, pipe.text_encoder, [""]))
+
+
+def encoded(pipe: VideoPipeline, frames: Tensor) -> Tensor:
+    """Latents ``(1, c, 1 + k, h, w)`` of uint8 frames ``(1 + r·k, h, w, 3)``."""
+    return pipe.codec.encode(to_float(frames)[None].to(pipe.transformer.device))
+
+
+def between(
+    pipe: VideoPipeline, make: MakeWindow, before: Tensor | None, size: int, after: Tensor | None, starts_clip: bool
+) -> Tensor:
+    """All latents of a window of ``size`` made ones between those ``before`` and ``after`` them ``(b, c, t, h, w)``.
+    starts_clip: whether its first latent frame, made or not, stands for one frame."""
+    parts = [part for part in (before, after) if part is not None]
+    b, c, _, h, w = parts[0].shape
+    unknown = parts[0].new_zeros(b, c, size, h, w)
+    early, late = (0 if part is None else part.shape[2] for part in (before, after))
+    total = early + size + late
+    known, one_frame = torch.ones(total, dtype=torch.bool), torch.zeros(total, dtype=torch.bool)
+    known[early : early + size] = False
+    one_frame[0] = starts_clip
+    latents = torch.cat([part for part in (before, unknown, after) if part is not None], dim=2)
+    r, _ = pipe.codec.frame_rule
+    return make(Window(latents, known, latent_times(total, pipe.frame_rate, r, starts_clip), one_frame))
+
+
+def next_window(left: int, window: int, context: int, so_far: int, late: int) -> tuple[int, int, bool]:
+    """The next of several windows that lead to ``late`` given latent frames: how many it sees before what it makes, how
+    many it makes, and whether it is the last, which sees the ``late`` ones too. One that is not leaves it some.
+
+    Args:
+        left: to make in all. context: seen by a window. so_far: latent frames before those that are left.
+    """
+    early = min(max(1, context - late), so_far)
+    if left <= window - early - late:
+        return early, left, True
+    early = min(context, so_far)
+    return early, min(window - early, left - 1 if late else left), False
+
+
+def windows_after(
+    pipe: VideoPipeline, make: MakeWindow, before: Tensor, after: Tensor | None, count: int, context: int
+) -> Tensor:
+    """``count`` frames after uint8 frames ``(t, h, w, 3)``, and up to those ``after`` them if there are any, each
+    window decoded and its last frames encoded again."""
+    r, _ = pipe.codec.frame_rule
+    frames, given = before, len(before)
+    late = 0 if after is None else min((len(after) - 1) // r, max(1, context // 2))
+    near = None if after is None else encoded(pipe, after[: 1 + r * late])[:, :, 1:]
+    while (missing := count - (len(frames) - given)) > 0:
+        so_far = 1 + (len(frames) - 1) // r
+        early, size, last = next_window(-(-missing // r), pipe.window, context, so_far, late)
+        seen = 1 + r * (early - 1)
+        latents = between(pipe, make, encoded(pipe, frames[-seen:]), size, near if last else None, True)
+        decoded = to_uint8(pipe.codec.decode(latents)[0].cpu())
+        frames = torch.cat([frames, decoded[seen : seen + min(r * size, missing)]])
+    return frames[given:]
+
+
+def windows_before(pipe: VideoPipeline, make: MakeWindow, after: Tensor, count: int, context: int) -> Tensor:
+    """``count`` frames before uint8 frames ``(t, h, w, 3)``, each window decoded and its first frames encoded again.
+
+    The latent of the first frame stands for it alone, as none within a longer clip does: it is left out, and each
+    window makes one of its own, of which all that is decoded counts but the frame that was given.
+    """
+    r, _ = pipe.codec.frame_rule
+    frames, given = after, len(after)
+    while (missing := count - (len(frames) - given)) > 0:
+        late = min(context, (len(frames) - 1) // r, pipe.window - 2)
+        size = min(-(-missing // r), pipe.window - 1 - late)  # beside the one-frame latent
+        near = encoded(pipe, frames[: 1 + r * late])[:, :, 1:]
+        latents = between(pipe, make, None, 1 + size, near, True)
+        decoded = to_uint8(pipe.codec.decode(latents)[0].cpu())
+        frames = torch.cat([decoded[: r * size], frames])
+    return frames[: len(frames) - given]
+
+
+@torch.no_grad()
+def replaced_window(
+    pipe: VideoPipeline,
+    window: Window,
+    prompts: Prompts,
+    config: SamplingConfig,
+    generator: torch.Generator,
+    renoise: torch.Generator,
+) -> Tensor:
+    """The latents of a window where, at every step, given tokens are replaced by the given latents with new noise of
+    the level that the others have by then; the model sees one level for all (Lugmayr et al., 2022, "RePaint", without
+    resampling).
+
+    Args:
+        generator: of the noise from which others are made, drawn as `sample_window` does. renoise: of the given ones'.
+    Returns:
+        ``(b, c, t, h, w)`` fp32: given latents exactly as given, the others made.
+    """
+    model = pipe.transformer
+    b, _, t, height, width = window.latents.shape
+    p, device = model.config.patch_size, window.latents.device
+    known = per_token(window.known, height, width, p).to(device)  # n
+    clean = patchify(window.latents.float(), p)  # b n d
+    n, d = clean.shape[1:]
+    path = scheduler_alphas_cumprod(pipe.scheduler)  # None is the straight one
+    path = path if path is None else path.to(device)
+    if config.context_level > 0:
+        randn_tensor(clean[:, known].shape, generator=generator, device=device)  # as `sample_window` draws it
+    made = randn_tensor((b, n - int(known.sum()), d), generator=generator, device=device)
+
+    embeds, segments = prompts.embeds, prompts.segments
+    if prompts.negative_embeds is not None and prompts.negative_segments is not None:
+        embeds = torch.cat([embeds, prompts.negative_embeds])
+        lengths = [int(x) for s in (segments, prompts.negative_segments) for x in s.cu_seqlens.diff().tolist()]
+        segments = Segments.from_lengths(lengths, device)
+    rows = segments.count // b  # 2 with guidance, else 1
+    static = {
+        "level_index": torch.zeros(rows * b * n, dtype=torch.long, device=device),
+        "coords": grid_coords(window.times, height, width, p).to(device).repeat(rows * b, 1),
+        "one_frame": per_token(window.one_frame, height, width, p).to(device).repeat(rows * b),
+        "segments": Segments.from_lengths([n] * (rows * b), device),
+        "prompt_embeds": embeds,
+        "prompt_segments": segments,
+    }
+    prediction, scheduler = noise_facts(pipe.scheduler)["prediction"], fresh_scheduler(pipe.scheduler)
+    if path is None:
+        levels = sampling_levels(config.num_inference_steps, level_shift(n, model.config.base_tokens))
+        scheduler.set_timesteps(sigmas=levels.tolist(), device=device)
+    else:
+        scheduler.set_timesteps(config.num_inference_steps, device=device)
+        made = made * scheduler.init_noise_sigma
+    draws = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
+    tokens = torch.empty_like(clean)
+    for timestep in scheduler.timesteps:
+        level = timestep.float() / 1000 if path is None else (timestep.float() + 1) / NUM_TRAIN_TIMESTEPS
+        shown = made if path is None else scheduler.scale_model_input(made, timestep)
+        noise = randn_tensor(clean[:, known].shape, generator=renoise, device=device)
+        tokens[:, known] = add_noise(clean[:, known], noise, level, path)
+        tokens[:, ~known] = shown
+        packed = tokens.repeat(rows, 1, 1).flatten(0, 1)  # (rows b n) d
+        output = model(packed, level[None], **static).view(rows, b, n, d)[:, :, ~known].float()
+        guided = output[0] if rows == 1 else output[1] + config.guidance_scale * (output[0] - output[1])
+        if path is not None:
+            guided = clipped_epsilon(prediction, guided, shown, level, path)
+        made = scheduler.step(guided, timestep, made, return_dict=False, **draws)[0]
+    tokens[:, known] = clean[:, known]
+    tokens[:, ~known] = made
+    return unpatchify(tokens, (t, height // p, width // p), p)
