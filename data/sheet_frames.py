@@ -8,21 +8,27 @@ from torch import Tensor
 from data.sheet import checked_frames, write_contact_sheet
 
 HELD = 120  # frames at most, of which a sheet shows a sixth
+SINGLE = 16
 
 
 class SheetFrames:
-    """Every n-th of the frames that come, n a power of two, so that at most `HELD` are kept, and the newest; of a
-    video whose length is not known before its end. Each is one of those given, or made."""
+    """Every n-th of the frames that come, n a power of two, so that at most `HELD` are kept, the newest, and the first
+    `SINGLE` that come alone and were given; of a video whose length is not known before its end. Each is one of those
+    given, or made."""
 
     def __init__(self) -> None:
         self.count = 0
         self._step = 1
         self._kept: dict[int, tuple[np.ndarray, bool]] = {}
+        self._single: dict[int, tuple[np.ndarray, bool]] = {}
         self._newest: tuple[np.ndarray, bool] | None = None
 
     def add(self, frames: Tensor | np.ndarray, given: bool) -> None:
         """The next frames, uint8 `(t, h, w, 3)`."""
-        for frame in checked_frames(frames):
+        array = checked_frames(frames)
+        if given and len(array) == 1 and len(self._single) < SINGLE:
+            self._single[self.count] = array[0].copy(), given
+        for frame in array:
             self._newest = frame.copy(), given
             if self.count % self._step == 0:
                 self._kept[self.count] = self._newest
@@ -40,7 +46,7 @@ class SheetFrames:
         """
         if self._newest is None:
             raise ValueError(f"no frames for {path}: add some first")
-        kept = self._kept | {self.count - 1: self._newest}
+        kept = self._kept | self._single | {self.count - 1: self._newest}
         numbers = np.array(sorted(kept))
         known = np.array([kept[number][1] for number in numbers])
         frames = np.stack([kept[number][0] for number in numbers])

@@ -55,6 +55,25 @@ def test_of_a_long_video_few_frames_are_held_and_the_sheet_is_evenly_spaced(tmp_
     assert shown[0] == 0 and shown[-1] == (count - 1) % 251
 
 
+@pytest.mark.parametrize("count", [81, 1003])
+@pytest.mark.parametrize("places", [(0, 16, 29), (22,), ()])
+def test_pictures_among_made_frames_are_shown(tmp_path: Path, count: int, places: tuple[int, ...]) -> None:
+    held, begin = SheetFrames(), 0
+    for place in places:
+        if place > begin:
+            held.add(grey(begin, place - begin), given=False)
+        held.add(grey(place, 1), given=True)
+        begin = place + 1
+    held.add(grey(begin, count - begin), given=False)
+    held.write(tmp_path / "sheet.png", 8)
+    picture = pixels(tmp_path / "sheet.png").astype(int)
+    border = 4 if places else 0
+    high, wide = 128 + 2 * border + 24, 128 + 2 * border + 4
+    cells = [(4 + row * high + 20, 4 + column * wide) for row in range(4) for column in range(5)]
+    given = [int(picture[y + 64, x + 64, 0]) for y, x in cells if picture[y + 1, x + 1, 1] > picture[y + 1, x + 1, 0]]
+    assert given == list(places)
+
+
 def test_without_frames_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no frames"):
         SheetFrames().write(tmp_path / "a.png", 8)
