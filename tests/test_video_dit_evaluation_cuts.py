@@ -73,6 +73,13 @@ def test_a_clip_with_another_gap_gives_its_ends(direction: str) -> None:
 
 
 @each
+def test_of_a_longer_clip_the_frames_next_to_the_made_ones_are_given(direction: str) -> None:
+    cut = cut_clip(direction, 9, 4, 4)
+    frames = numbered(cut.num_frames + 20)
+    assert torch.equal(assembled(given_of(frames, cut), frames[cut.made], cut), frames[: cut.num_frames])
+
+
+@each
 def test_a_still_is_of_the_nearest_given_frame(direction: str) -> None:
     cut = cut_clip(direction, 9, 4, 4)
     clip = boundary_repeated(given_of(numbered(cut.num_frames), cut), cut)[:, 0, 0, 0].tolist()

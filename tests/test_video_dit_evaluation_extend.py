@@ -149,7 +149,7 @@ def test_real_clips_have_a_truth_only_where_they_are_long_enough(options: Extend
 def test_a_continuation_that_stands_still_has_the_figures_of_one(direction: str) -> None:
     """And one that is the truth through the codec has those of that."""
     cut, scene = cut_clip(direction, 9, 4, 4), sample_scene("val", 3)
-    frames = scene.render(33, 32, 32, 8.0)
+    frames = scene.render(41, 32, 32, 8.0)  # more than the cut takes
     decoded = (125 + (frames.int() - 125) * 9 // 10).to(torch.uint8)
     clip = UnseenClip("3", "", frames, scene)
     through = frames[: cut.num_frames].clone()

@@ -89,9 +89,10 @@ def cut_clip(direction: str, total: int, known: int, r: int) -> Cut:
 
 
 def given_of(frames: Tensor, cut: Cut) -> Given:
-    """What is given of frames ``(t, h, w, 3)``: as many as the whole clip has, or fewer, with a gap of another length
-    than is made; at least ``cut.num_given``."""
+    """What is given of a clip ``(t, h, w, 3)``, of which no more than the cut's frames count. Where it has fewer, its
+    ends are given, and the gap between them is of another length than what is made; at least ``cut.num_given``."""
     before, after = cut.start, cut.num_frames - cut.stop
+    frames = frames[: cut.num_frames]
     assert len(frames) >= before + after
     if cut.direction == "loop":
         return Given(frames[:before], frames[:before])
