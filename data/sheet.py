@@ -23,13 +23,14 @@ def write_contact_sheet(
     known: Tensor | np.ndarray | None = None,
     max_frames: int = 20,
     numbers: np.ndarray | None = None,
+    shown: Sequence[int] = (),
 ) -> None:
     """Write a .png grid of up to `max_frames` evenly spaced frames of uint8 `(t, h, w, 3)`, each labelled
     with its time in seconds; small frames are enlarged to a short side of 128 or more.
 
     With `known (t,)` bool, frames that were given have a green border and those that were made an orange one. With
-    `numbers (t,)`, rising, `frames` are those frames of a longer video: the nearest to even spacing are shown. A frame
-    that was given among made ones takes the place of the nearest.
+    `numbers (t,)`, rising, `frames` are those frames of a longer video: the nearest to even spacing are shown. Those
+    that `shown` names are in any case, each in place of the nearest.
     """
     path = checked_target(path, ".png")
     array = checked_frames(frames)
@@ -44,9 +45,9 @@ def write_contact_sheet(
     even = np.linspace(places[0], places[-1], min(t, max_frames)).round()
     picked = np.abs(places - even[:, None]).argmin(axis=1)
     free = np.ones(len(picked), dtype=bool)
-    for number in [] if known is None else single(np.asarray(known))[: len(picked)]:
-        nearest = np.where(free, np.abs(even - places[number]), np.inf).argmin()
-        picked[nearest], free[nearest] = number, False
+    for number in shown[: len(picked)]:
+        nearest = np.where(free, np.abs(even - number), np.inf).argmin()
+        picked[nearest], free[nearest] = np.searchsorted(places, number), False
     picked = np.unique(picked)
     scale = max(1, math.ceil(128 / min(h, w)))
     border, label, gap = (4 if known is not None else 0), 20, 4
@@ -66,12 +67,6 @@ def write_contact_sheet(
         sheet.paste(picture, (x + border, y + border))
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")
-
-
-def single(known: np.ndarray) -> list[int]:
-    """The numbers of those that are True in `(t,)` bool, with no other beside them."""
-    around = np.pad(known, 1)
-    return np.flatnonzero(known & ~around[:-2] & ~around[2:]).tolist()
 
 
 def write_rows(path: str | Path, rows: Sequence[tuple[str, Tensor | np.ndarray]], columns: int = 6) -> None:

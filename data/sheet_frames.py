@@ -50,4 +50,5 @@ class SheetFrames:
         numbers = np.array(sorted(kept))
         known = np.array([kept[number][1] for number in numbers])
         frames = np.stack([kept[number][0] for number in numbers])
-        write_contact_sheet(path, frames, frame_rate, known=known if known.any() else None, numbers=numbers)
+        borders = known if known.any() else None
+        write_contact_sheet(path, frames, frame_rate, known=borders, numbers=numbers, shown=sorted(self._single))
