@@ -60,7 +60,9 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     kind = fast_dtype(place) if dtype == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
-    return VideoPipeline.from_pretrained(folder, dtype=kind).to(place)
+    return VideoPipeline.from_pretrained(folder, dtype=kind, low_cpu_mem_usage=False).to(
+        place
+    )  # or accelerate is asked for
 
 
 def choose_scheduler(pipe: "VideoPipeline", name: str) -> None:
