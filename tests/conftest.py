@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import importlib.util
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -139,6 +140,14 @@ def tiny_pipe(tiny_dit: "VideoDiT", tiny_vae: VideoVAE) -> "VideoPipeline":
     pipe = VideoPipeline(tiny_dit, tiny_vae, encoder.eval(), tokenizer, FlowMatchEulerDiscreteScheduler())
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal, here and in what is started from here: a shell's background job has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from written import read
 from data.video import read_video, write_video
 from data.world import sample_scene
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, str(ROOT / "tools" / "generate.py")]
 QUICK = ["--seconds", "1", "--steps", "2"]

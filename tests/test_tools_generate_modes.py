@@ -18,6 +18,8 @@ from data.video import read_video, write_video
 from video_dit import VideoPipeline
 from video_dit.request import Piece, VideoRequest
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 Generate = Callable[..., int]
 Refuse = Callable[..., str]
 R = 4

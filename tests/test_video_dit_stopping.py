@@ -8,6 +8,8 @@ import pytest
 
 from video_dit.stopping import StoppedError, hold_interrupts, stop_on_sigterm
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 
 def test_sigterm_asks_and_does_not_end() -> None:
     before = signal.getsignal(signal.SIGTERM)
