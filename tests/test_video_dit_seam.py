@@ -45,11 +45,13 @@ def test_a_residual_fades_within_half_a_second_on_both_sides() -> None:
     assert not frames.any()  # the input is left alone
 
 
-def test_details_leave_no_ghosts_and_values_stay_in_range() -> None:
-    frames = torch.zeros(1, 3, 10, 16, 16)
-    detail = torch.randn(1, 3, 16, 16, generator=seeded(0))
-    assert float(faded(frames, {0: detail})[:, :, 1].std()) < 0.3 * float(detail.std())
-    assert faded(frames + 0.95, {0: torch.full((1, 3, 16, 16), 1.0)}).max() <= 1
+def test_the_finest_details_leave_no_ghosts_and_values_stay_in_range() -> None:
+    frames = torch.zeros(1, 3, 10, 192, 192)
+    detail = torch.randn(1, 3, 192, 192, generator=seeded(0))
+    assert float(faded(frames, {0: detail})[:, :, 1].std()) < 0.2 * float(detail.std())
+    broad = low_pass(detail, 8.0)
+    assert float(faded(frames, {0: broad})[:, :, 1].std()) > 0.7 * float(broad.std())
+    assert faded(frames + 0.95, {0: torch.full((1, 3, 192, 192), 1.0)}).max() <= 1
 
 
 @pytest.mark.parametrize("sizes", [(20,), (1,) * 20, (3, 9, 0, 8), (7, 13)])

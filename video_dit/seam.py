@@ -1,7 +1,8 @@
 """Where made frames meet given ones: what the codec lost of a given frame fades out over the made ones beside it.
 
-Without it, brightness and tint jump at the seam. Only the low-pass part is added (sigma: an eighth of the short side),
-since details would stay behind as ghosts.
+Without it, brightness, tint and sharpness jump at the seam. The finest details are left out, as they would stay behind
+what moves; with a blur of an eighth of the short side, so of tint alone, the step at the join was up to twice as large,
+and the frames no nearer to the truth (docs/sampling.md).
 """
 
 import math
@@ -13,6 +14,8 @@ from einops import rearrange
 from torch import Tensor
 
 SEAM_SECONDS = 0.5
+BLUR = 1 / 64
+"""Sigma of what is left out, in short sides of the picture."""
 
 
 def fade_seams(chunks: Iterator[Tensor], given: Mapping[int, Tensor], frame_rate: float) -> Iterator[Tensor]:
@@ -35,7 +38,7 @@ def fade_seams(chunks: Iterator[Tensor], given: Mapping[int, Tensor], frame_rate
         for place, frame in given.items():
             if begin <= place < end and place not in residuals:
                 residual = frame.to(waiting) - waiting[:, :, place - begin]
-                residuals[place] = low_pass(residual, min(waiting.shape[3:]) / 8)
+                residuals[place] = low_pass(residual, min(waiting.shape[3:]) * BLUR)
         until = min([end, *(place - reach for place in given if place >= end)])
         if until > begin:
             yield _faded(waiting[:, :, : until - begin], begin, given, residuals, frame_rate)
