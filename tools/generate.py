@@ -60,9 +60,8 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     kind = fast_dtype(place) if dtype == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
-    return VideoPipeline.from_pretrained(folder, dtype=kind, low_cpu_mem_usage=False).to(
-        place
-    )  # or accelerate is asked for
+    pipe = VideoPipeline.from_pretrained(folder, dtype=kind, low_cpu_mem_usage=False)  # or accelerate is asked for
+    return pipe.to(place)
 
 
 def choose_scheduler(pipe: "VideoPipeline", name: str) -> None:

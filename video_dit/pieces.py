@@ -64,7 +64,7 @@ def count_windows(request: VideoRequest, window: int, context: int, r: int) -> i
     """
     check_starts(request, r)
     if request.mode == "text":
-        known = int(0 in given_pictures(request))
+        known = int(0 in picture_places(request))
         count = 1 + (request.num_frames - 1) // r - known
         return len(window_sizes(count, window, context, known, breaks(request, count, text_begin(known, r))))
     video, second = given_videos(request)
@@ -174,8 +174,13 @@ def text_latents(request: VideoRequest, maker: Maker) -> Iterator[Tensor]:
 
 def given_pictures(request: VideoRequest) -> dict[int, Tensor]:
     """Keyframes by the number of their frame, ``(1, 3, 1, h, w)`` in [-1, 1]."""
-    rate = request.frame_rate
-    return {round(one.seconds * rate): to_float(one.picture[None])[None] for one in request.keyframes}
+    pictures = (to_float(one.picture[None])[None] for one in request.keyframes)
+    return dict(zip(picture_places(request), pictures, strict=True))
+
+
+def picture_places(request: VideoRequest) -> list[int]:
+    """The numbers of their frames."""
+    return [round(one.seconds * request.frame_rate) for one in request.keyframes]
 
 
 def _from_nothing(request: VideoRequest, maker: Maker) -> Iterator[Piece]:

@@ -85,10 +85,8 @@ def roll_forward(
         known = min(context, latents.shape[2])
         first = starts_clip and known == latents.shape[2]  # the window holds the clip's first latent
         inside = _inside(pinned, before + done - known, before + done, size, r)
-        none_after = latents[:, :, :0]
-        made = _make(
-            make, latents[:, :, latents.shape[2] - known :], none_after, size, first, frame_rate, r, done, inside
-        )
+        seen, none = latents[:, :, latents.shape[2] - known :], latents[:, :, :0]
+        made = make_between(make, seen, none, size, first, frame_rate, r, done, inside)
         latents = torch.cat([latents, made], dim=2)[:, :, -max(context, 1) :]
         starts_clip = first and latents.shape[2] == known + size
         done += size
@@ -108,7 +106,7 @@ def roll_backward(
         after = torch.cat([made, latents], dim=2)[:, :, :context]
         starts_clip = number == len(sizes) - 1
         start = count - made.shape[2] - size
-        new = _make(make, latents[:, :, :0], after, size, starts_clip, frame_rate, r, start, ())
+        new = make_between(make, latents[:, :, :0], after, size, starts_clip, frame_rate, r, start)
         made = torch.cat([new, made], dim=2)
     return made
 
@@ -164,7 +162,7 @@ def roll_between(
         yield made
     known = before[:, :, max(0, before.shape[2] - side) :]
     first = starts_clip and known.shape[2] == given + ahead
-    yield _make(make, known, after[:, :, :side], sizes[-1], first, frame_rate, r, ahead, ())
+    yield make_between(make, known, after[:, :, :side], sizes[-1], first, frame_rate, r, ahead)
 
 
 def _inside(pinned: Sequence[Pinned], first: int, made: int, size: int, r: int) -> tuple[Pinned, ...]:
@@ -182,7 +180,7 @@ def first_frame(latent_frame: int, r: int) -> int:
     return 0 if latent_frame == 0 else 1 + (latent_frame - 1) * r
 
 
-def _make(
+def make_between(
     make: MakeWindow,
     before: Tensor,
     after: Tensor,
@@ -190,11 +188,11 @@ def _make(
     starts_clip: bool,
     frame_rate: float,
     r: int,
-    start: int,
-    pinned: Sequence[Pinned],
+    start: int = 0,
+    pinned: Sequence[Pinned] = (),
 ) -> Tensor:
     """The ``size`` new latent frames of a window between known ones; ``start`` is the number of the first of them among
-    all that are made."""
+    all that are made. pinned: pictures, whose frames count from the start of the window."""
     b, c, known, h, w = before.shape
     unknown = before.new_zeros(b, c, size, h, w)
     count = known + size + after.shape[2]

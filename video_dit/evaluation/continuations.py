@@ -3,8 +3,7 @@
 All take the same steps, guidance, window and context, and noise from the same seed.
 """
 
-from dataclasses import dataclass
-from inspect import signature
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,14 +12,14 @@ from torch import Tensor
 
 from data.transforms import to_float, to_uint8
 from video_dit.evaluation.cuts import Cut, Given, assembled
-from video_dit.noise import NUM_TRAIN_TIMESTEPS, add_noise, level_shift
+from video_dit.noise import add_noise, level_shift
 from video_dit.pipeline import VideoPipeline
-from video_dit.rollout import MakeWindow, roll_backward, roll_between, roll_forward
+from video_dit.rollout import MakeWindow, make_between, roll_backward, roll_between, roll_forward
 from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window, sampling_levels
-from video_dit.schedulers import clipped_epsilon, fresh_scheduler, noise_facts, scheduler_alphas_cumprod
+from video_dit.schedulers import ready_scheduler, scheduler_alphas_cumprod
 from video_dit.seam import fade_seams
 from video_dit.text import encode_prompts
-from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token, unpatchify
+from video_dit.tokens import patchify, per_token, unpatchify
 
 RENOISE_SEED = 2**32  # added to the seed: noise for given latents, beside that from which others are made
 
@@ -138,21 +137,13 @@ def encoded(pipe: VideoPipeline, frames: Tensor) -> Tensor:
 
 
 def between(
-    pipe: VideoPipeline, make: MakeWindow, before: Tensor | None, size: int, after: Tensor | None, starts_clip: bool
+    pipe: VideoPipeline, make: MakeWindow, before: Tensor, size: int, after: Tensor, starts_clip: bool
 ) -> Tensor:
     """All latents of a window of ``size`` made ones between those ``before`` and ``after`` them ``(b, c, t, h, w)``.
     starts_clip: whether its first latent frame, made or not, stands for one frame."""
-    parts = [part for part in (before, after) if part is not None]
-    b, c, _, h, w = parts[0].shape
-    unknown = parts[0].new_zeros(b, c, size, h, w)
-    early, late = (0 if part is None else part.shape[2] for part in (before, after))
-    total = early + size + late
-    known, one_frame = torch.ones(total, dtype=torch.bool), torch.zeros(total, dtype=torch.bool)
-    known[early : early + size] = False
-    one_frame[0] = starts_clip
-    latents = torch.cat([part for part in (before, unknown, after) if part is not None], dim=2)
     r, _ = pipe.codec.frame_rule
-    return make(Window(latents, known, latent_times(total, pipe.frame_rate, r, starts_clip), one_frame))
+    made = make_between(make, before, after, size, starts_clip, pipe.frame_rate, r)
+    return torch.cat([before, made, after], dim=2)
 
 
 def next_window(left: int, window: int, context: int, so_far: int, late: int) -> tuple[int, int, bool]:
@@ -182,7 +173,8 @@ def windows_after(
         so_far = 1 + (len(frames) - 1) // r
         early, size, last = next_window(-(-missing // r), pipe.window, context, so_far, late)
         seen = 1 + r * (early - 1)
-        latents = between(pipe, make, encoded(pipe, frames[-seen:]), size, near if last else None, True)
+        known = encoded(pipe, frames[-seen:])
+        latents = between(pipe, make, known, size, near if last and near is not None else known[:, :, :0], True)
         decoded = to_uint8(pipe.codec.decode(latents)[0].cpu())
         frames = torch.cat([frames, decoded[seen : seen + min(r * size, missing)]])
     return frames[given:]
@@ -200,7 +192,7 @@ def windows_before(pipe: VideoPipeline, make: MakeWindow, after: Tensor, count: 
         late = min(context, (len(frames) - 1) // r, pipe.window - 2)
         size = min(-(-missing // r), pipe.window - 1 - late)  # beside the one-frame latent
         near = encoded(pipe, frames[: 1 + r * late])[:, :, 1:]
-        latents = between(pipe, make, None, 1 + size, near, True)
+        latents = between(pipe, make, near[:, :, :0], 1 + size, near, True)
         decoded = to_uint8(pipe.codec.decode(latents)[0].cpu())
         frames = torch.cat([decoded[: r * size], frames])
     return frames[: len(frames) - given]
@@ -215,62 +207,38 @@ def replaced_window(
     generator: torch.Generator,
     renoise: torch.Generator,
 ) -> Tensor:
-    """The latents of a window where, at every step, given tokens are replaced by the given latents with new noise of
+    """The latents of a window where, after every step, given tokens are replaced by the given latents with new noise of
     the level that the others have by then; the model sees one level for all (Lugmayr et al., 2022, "RePaint", without
-    resampling).
+    resampling). For schedulers that do not scale what they step.
 
     Args:
         generator: of the noise from which others are made, drawn as `sample_window` does. renoise: of the given ones'.
     Returns:
         ``(b, c, t, h, w)`` fp32: given latents exactly as given, the others made.
     """
-    model = pipe.transformer
+    model, scheduler = pipe.transformer, pipe.scheduler
     b, _, t, height, width = window.latents.shape
     p, device = model.config.patch_size, window.latents.device
     known = per_token(window.known, height, width, p).to(device)  # n
     clean = patchify(window.latents.float(), p)  # b n d
     n, d = clean.shape[1:]
-    path = scheduler_alphas_cumprod(pipe.scheduler)  # None is the straight one
-    path = path if path is None else path.to(device)
-    if config.context_level > 0:
+    path = scheduler_alphas_cumprod(scheduler)
+    if bool(known.any()):
         randn_tensor(clean[:, known].shape, generator=generator, device=device)  # as `sample_window` draws it
-    made = randn_tensor((b, n - int(known.sum()), d), generator=generator, device=device)
+    noise = torch.empty_like(clean)
+    noise[:, ~known] = randn_tensor((b, n - int(known.sum()), d), generator=generator, device=device)
+    noise[:, known] = randn_tensor(clean[:, known].shape, generator=renoise, device=device)
+    levels = sampling_levels(config.num_inference_steps, level_shift(n, model.config.base_tokens))
+    _, asked = ready_scheduler(scheduler, levels, device)
 
-    embeds, segments = prompts.embeds, prompts.segments
-    if prompts.negative_embeds is not None and prompts.negative_segments is not None:
-        embeds = torch.cat([embeds, prompts.negative_embeds])
-        lengths = [int(x) for s in (segments, prompts.negative_segments) for x in s.cu_seqlens.diff().tolist()]
-        segments = Segments.from_lengths(lengths, device)
-    rows = segments.count // b  # 2 with guidance, else 1
-    static = {
-        "level_index": torch.zeros(rows * b * n, dtype=torch.long, device=device),
-        "coords": grid_coords(window.times, height, width, p).to(device).repeat(rows * b, 1),
-        "one_frame": per_token(window.one_frame, height, width, p).to(device).repeat(rows * b),
-        "segments": Segments.from_lengths([n] * (rows * b), device),
-        "prompt_embeds": embeds,
-        "prompt_segments": segments,
-    }
-    prediction, scheduler = noise_facts(pipe.scheduler)["prediction"], fresh_scheduler(pipe.scheduler)
-    if path is None:
-        levels = sampling_levels(config.num_inference_steps, level_shift(n, model.config.base_tokens))
-        scheduler.set_timesteps(sigmas=levels.tolist(), device=device)
-    else:
-        scheduler.set_timesteps(config.num_inference_steps, device=device)
-        made = made * scheduler.init_noise_sigma
-    draws = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
-    tokens = torch.empty_like(clean)
-    for timestep in scheduler.timesteps:
-        level = timestep.float() / 1000 if path is None else (timestep.float() + 1) / NUM_TRAIN_TIMESTEPS
-        shown = made if path is None else scheduler.scale_model_input(made, timestep)
-        noise = randn_tensor(clean[:, known].shape, generator=renoise, device=device)
-        tokens[:, known] = add_noise(clean[:, known], noise, level, path)
-        tokens[:, ~known] = shown
-        packed = tokens.repeat(rows, 1, 1).flatten(0, 1)  # (rows b n) d
-        output = model(packed, level[None], **static).view(rows, b, n, d)[:, :, ~known].float()
-        guided = output[0] if rows == 1 else output[1] + config.guidance_scale * (output[0] - output[1])
-        if path is not None:
-            guided = clipped_epsilon(prediction, guided, shown, level, path)
-        made = scheduler.step(guided, timestep, made, return_dict=False, **draws)[0]
-    tokens[:, known] = clean[:, known]
-    tokens[:, ~known] = made
-    return unpatchify(tokens, (t, height // p, width // p), p)
+    def replace_given(number: int, _: Tensor, tokens: Tensor) -> Tensor:
+        tokens, given = tokens.clone(), clean[:, known]
+        if number + 1 < len(asked):
+            new = randn_tensor(given.shape, generator=renoise, device=device)
+            given = add_noise(given, new, asked[number + 1].to(device), path)
+        tokens[:, known] = given
+        return tokens
+
+    all_made = replace(window, known=torch.zeros_like(window.known))
+    noise = unpatchify(noise, (t, height // p, width // p), p)
+    return sample_window(model, scheduler, all_made, prompts, config, generator, replace_given, noise)
