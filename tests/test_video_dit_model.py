@@ -173,6 +173,18 @@ def test_weights_can_wait_elsewhere_until_their_module_runs(tiny_dit: VideoDiT) 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("kind", "blocks"), [("leaf_level", None), ("block_level", 1)])
+def test_weights_can_wait_on_disk_by_groups(tiny_dit: VideoDiT, kind: str, blocks: int | None, tmp_path: Path) -> None:
+    """Then nothing is left of them in memory but where a group's own module runs."""
+    given = pack([sample(n) for n in range(3)])
+    expected = tiny_dit(**given)
+    cpu = torch.device("cpu")
+    tiny_dit.enable_group_offload(cpu, cpu, kind, num_blocks_per_group=blocks, offload_to_disk_path=str(tmp_path))
+    texts = tiny_dit.text_keys_values(given["prompt_embeds"])
+    assert torch.equal(tiny_dit(**given | {"prompt_embeds": texts}), expected)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_text_is_projected_once_for_all_calls(tiny_dit: VideoDiT, dtype: torch.dtype) -> None:
     calls: list[int] = []

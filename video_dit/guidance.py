@@ -41,7 +41,7 @@ class Row:
     the prompts themselves, it says nothing. interval: the levels, from low to high, at which the row acts.
     """
 
-    text: list[KeysValues]
+    text: Tensor | list[KeysValues]
     text_segments: Segments
     context: Tensor
     context_level: float
@@ -92,13 +92,18 @@ def _call(rows: list[Row], weights: list[float], layout: Layout) -> Call:
         "coords": layout.coords.repeat(count * b, 1),
         "one_frame": layout.one_frame.repeat(count * b),
         "segments": Segments.from_lengths([n] * (count * b), device),
-        "prompt_embeds": [
-            (torch.cat([k for k, _ in block]), torch.cat([v for _, v in block]))
-            for block in zip(*(row.text for row in rows), strict=True)
-        ],
+        "prompt_embeds": _texts([row.text for row in rows]),
         "prompt_segments": Segments.from_lengths([m for row in rows for m in row.text_segments.lengths], device),
     }
     return Call(tokens, torch.tensor(context_levels, device=device), torch.tensor(weights, device=device), given)
+
+
+def _texts(rows: list[Tensor | list[KeysValues]]) -> Tensor | list[KeysValues]:
+    """Those of all rows, end to end."""
+    if embeds := [text for text in rows if isinstance(text, Tensor)]:
+        return torch.cat(embeds)
+    blocks = zip(*rows, strict=True)
+    return [(torch.cat([k for k, _ in block]), torch.cat([v for _, v in block])) for block in blocks]
 
 
 def weighted_output(model: VideoDiT, call: Call, layout: Layout, made: Tensor, level: Tensor) -> Tensor:

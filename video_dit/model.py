@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -133,9 +134,12 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
         return [self.norm_text(prompt_embeds.to(self.patch_embed.weight.dtype))] * len(self.blocks)  # m d_text
 
     @apply_forward_hook  # where weights are moved to the device by `forward`, they are for this as well
-    def text_keys_values(self, prompt_embeds: Tensor) -> list[KeysValues]:
+    def text_keys_values(self, prompt_embeds: Tensor) -> Tensor | list[KeysValues]:
         """Keys and values of the text ``(m, text_dim)`` in each block, each ``(m, heads, head_dim)``: they depend on
-        nothing else, so that all steps of sampling can share them, in place of ``prompt_embeds`` of `forward`."""
+        nothing else, so that all steps of sampling can share them, in place of ``prompt_embeds`` of `forward`. The text
+        itself where weights are offloaded in groups, as those of a block are then brought by its own forward alone."""
+        if _is_group_offload_enabled(self):
+            return prompt_embeds
         return [
             block.cross_attn.keys_values(text)  # type: ignore[union-attr, operator]
             for block, text in zip(self.blocks, self._texts(prompt_embeds), strict=True)
