@@ -11,9 +11,10 @@ from data import dataset
 from data.packing import View
 from data.transforms import to_float
 from vae3d import LatentCodec, VideoVAE
-from video_dit.batch import LEVELS_MULTIPLE, Pack, build_pack, encode_clip
+from video_dit.batch import Pack, build_pack, encode_clip
 from video_dit.context import CONTEXT_LEVEL_MAX, ContextConfig
 from video_dit.noise import NoiseConfig, add_noise, loss_weight, path_alphas_cumprod, to_epsilon, to_sample
+from video_dit.noised import LEVELS_MULTIPLE
 from video_dit.text import TextConfig, byte_t5
 from video_dit.tokens import patchify
 

@@ -28,6 +28,8 @@ class Whole:
 
 
 def test_heads_that_cannot_be_shared_out_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"own_errors=0.5 does not go with noise.prediction=epsilon, .*: use v_pred"):
+        load_config(RunConfig, "ddpm_images.yaml", ["context.own_errors=0.5", "noise.prediction=epsilon"])
     with pytest.raises(ValueError, match=r"train.sequence_parallel=3 must divide model.num_heads=4"):
         load_config(RunConfig, "sora_tiny.yaml", ["train.sequence_parallel=3", "model.num_heads=4"])
 

@@ -75,7 +75,7 @@ def pack(position: int) -> Pack:
         }
         clips.append((View(index, 0, 0, t, False, t * h * w // 4), encoded, f"clip {index}"))
     tokenizer, _ = byte_t5(TextConfig(max_length=24, width=16, num_layers=1, num_heads=2, hidden=32))
-    return build_pack(clips, position, 0, 4, 2, 4, ContextConfig(), NoiseConfig(), tokenizer)
+    return build_pack(clips, position, 0, 4, 2, 4, ContextConfig(own_errors=0.5), NoiseConfig(), tokenizer)
 
 
 def steps(

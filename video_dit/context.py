@@ -22,7 +22,8 @@ class ContextConfig:
     Chen et al., 2024, arXiv:2407.01392). null_context: a known side at level 1, which history guidance needs
     (Song et al., 2025, arXiv:2502.06764). text_dropout: samples with the empty prompt. keyframe: samples that
     one more latent of a single frame joins. cold_suffix: patterns with a known suffix whose latents were encoded
-    from their own start, as when a clip is extended backward.
+    from their own start, as when a clip is extended backward. own_errors: known sides that are the model's own draft,
+    see `video_dit.draft`; with any, a step takes one more forward pass.
 
     Raises:
         ValueError: shares out of [0, 1], or more than 1 in all.
@@ -34,9 +35,10 @@ class ContextConfig:
     text_dropout: float = 0.1
     keyframe: float = 0.1
     cold_suffix: float = 0.1
+    own_errors: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("two_levels", "per_frame", "null_context", "text_dropout", "keyframe", "cold_suffix"):
+        for name in vars(self):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"context.{name}={getattr(self, name)} must be in [0, 1]")
         if (total := self.two_levels + self.per_frame + self.null_context) > 1:

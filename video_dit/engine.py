@@ -101,9 +101,9 @@ def process_group() -> Iterator[None]:
     is one of several tasks of Slurm.
 
     A group of gloo that is left open may abort the process when it ends, as its threads let go of tensors when Python
-    is no more: 8 of 24 processes that ended right after a barrier did. Nothing tells when they have let go, and an engine
-    that still refers to its group keeps them from being joined, so one that is closed lets them run for a moment: of 78
-    launches at once on two busy cores two aborted without, none of 100 with it.
+    is no more: 8 of 24 processes that ended right after a barrier did. Nothing tells when they have let go, and an
+    engine that still refers to its group keeps them from being joined, so one that is closed lets them run for a
+    moment: of 78 launches on two busy cores two aborted without it, none of 100 with it.
     """
     # set as a whole: to read it would have DeepSpeed probe all its extensions, by the compiler
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
