@@ -36,10 +36,10 @@ def calls(tiny_pipe: VideoPipeline) -> list[int]:
 def test_each_text_is_encoded_once_and_holds_from_its_start(tiny_pipe: VideoPipeline, calls: list[int]) -> None:
     at = prompts_at(request("0: a | 2: b", "c"), tiny_pipe.tokenizer, tiny_pipe.text_encoder)
     early, late = at(0.0), at(2.0)
-    count = len(calls)
-    assert at(1.9) is early
-    assert at(50.0) is late
-    assert len(calls) == count
+    assert at(1.9).embeds is early.embeds
+    assert at(50.0).embeds is late.embeds
+    assert early.negative_embeds is late.negative_embeds
+    assert calls == [2, 2, 2]  # of each time, and the negative ones
     for found, texts in ((early, ["a", "c"]), (late, ["b", "c"])):
         expected, segments = encode_prompts(tiny_pipe.tokenizer, tiny_pipe.text_encoder, texts)
         assert torch.equal(found.embeds, expected)

@@ -10,6 +10,7 @@ from video_dit.model import VideoDiT
 from video_dit.request import VideoRequest
 from video_dit.sampling import Prompts, StepCallback, Window, sample_window
 from video_dit.text import encode_prompts, pack_embeds
+from video_dit.tokens import Segments
 
 
 def window_denoiser(
@@ -39,19 +40,22 @@ def window_denoiser(
 def prompts_at(
     request: VideoRequest, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
 ) -> Callable[[float], Prompts]:
-    """A function of seconds in the whole video; what holds for a time is encoded once."""
-    guided = request.sampling.guidance_scale != 1
-    known: dict[tuple[str, ...], Prompts] = {}
+    """A function of seconds in the whole video; each text is encoded once."""
+    known: dict[tuple[str, ...], tuple[Tensor, Segments]] = {}
+
+    def encoded(texts: tuple[str, ...]) -> tuple[Tensor, Segments]:
+        if texts not in known:
+            known[texts] = encode_prompts(tokenizer, encoder, texts)
+        return known[texts]
 
     def at(seconds: float) -> Prompts:
         texts = tuple(schedule.at(seconds) for schedule in request.prompts)
-        if texts not in known:
-            found = request.encoded or Prompts(*encode_prompts(tokenizer, encoder, texts))
-            if guided and found.negative_embeds is None:
-                away = encode_prompts(tokenizer, encoder, request.negative_prompts)
-                found = Prompts(found.embeds, found.segments, *away)
-            known[texts] = found if guided else Prompts(found.embeds, found.segments)
-        return known[texts]
+        found = request.encoded or Prompts(*encoded(texts))
+        if request.sampling.guidance_scale == 1:
+            return Prompts(found.embeds, found.segments)
+        if found.negative_embeds is None:
+            return Prompts(found.embeds, found.segments, *encoded(tuple(request.negative_prompts)))
+        return found
 
     return at
 
