@@ -1,6 +1,7 @@
 """Guidance: what each row is shown, when it acts, and what the rows make together."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,6 +114,14 @@ def test_the_noise_of_history_is_that_of_the_path() -> None:
     left = DDIMScheduler().alphas_cumprod[-1].sqrt()
     drawn = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(shown, left * clean + (1 - left**2).sqrt() * drawn, atol=1e-5)
+
+
+def test_guidance_of_a_model_whose_blocks_wait_on_disk(tiny_dit: VideoDiT, tmp_path: Path) -> None:
+    """Their weights are there for their own forward alone, so nothing is made of the text before."""
+    config, cpu = replace(CONFIG, guidance_scale=3.0), torch.device("cpu")
+    expected = made(tiny_dit, config)
+    tiny_dit.enable_group_offload(cpu, cpu, "block_level", num_blocks_per_group=1, offload_to_disk_path=str(tmp_path))
+    assert torch.equal(made(tiny_dit, config), expected)
 
 
 def test_no_row_of_history_without_context() -> None:

@@ -149,7 +149,8 @@ def _sample(
     times = latent_times(t, frame_rate, r, starts_clip=view.start == 0)
     one_frame = torch.zeros(t, dtype=torch.bool)
     one_frame[0] = view.start == 0
-    token_levels, made, known = pattern.levels.flatten(), pattern.made.flatten(), ~pattern.made.flatten()
+    token_levels, made = pattern.levels.flatten(), pattern.made.flatten()
+    known = (~pattern.made).all(dim=2, keepdim=True).all(dim=1, keepdim=True).expand(grid).flatten()  # whole frames
     if view.keyframe:
         latents = torch.cat([latents, encoded["keyframe"].float()], dim=1)
         times = torch.cat([times, (encoded["keyframe_frame"] / frame_rate - start_time).view(1)])
@@ -164,7 +165,7 @@ def _sample(
     draft = None
     if (share := context.own_errors) > 0:  # whatever is drawn, so that all ranks call the model alike, as ZeRO 3 needs
         generator = keyed_generator(*key, view.index, "draft")
-        draft = draw_draft(clean, drawn, token_levels, known, made, share, noise, generator)
+        draft = draw_draft(clean, token_levels, known, made, share, noise, generator)
     dropped = float(torch.rand((), generator=keyed_generator(*key, view.index, "text"))) < context.text_dropout
     return _Sample(
         noised=noised_tokens(clean, drawn, token_levels, weight, noise),

@@ -14,10 +14,12 @@ from torch import Tensor
 from video_dit.noise import NoiseConfig, alpha, path_alphas_cumprod, to_sample
 from video_dit.noised import NoisedTokens, noised_tokens
 
+LEVEL_MAX = 0.6
+"""Guesses from higher levels are far more blurred than what a model makes in many steps."""
+
 
 def draw_draft(
     clean: Tensor,
-    drawn: Tensor,
     token_levels: Tensor,
     known: Tensor,
     made: Tensor,
@@ -27,17 +29,19 @@ def draw_draft(
 ) -> NoisedTokens:
     """What the model is asked of one sample, so that its guess of the known tokens can take their place.
 
-    With probability ``share``, known tokens are asked at one level, uniform in [0, 1), and made ones at 1. Else, and
-    where nothing is known, the sample is as it is trained on, and nothing of the answer is used.
+    With probability ``share``, known tokens are asked at one level, uniform up to `LEVEL_MAX`, and made ones at 1.
+    Else, and where nothing is known, nothing of the answer is used. The noise is not that which the sample is trained
+    with: in a rollout, what was made knows nothing of the noise in which it is shown.
 
     Args:
-        clean, drawn: tokens and their noise ``(n, p)``. token_levels: ``(n,)``, those that they are trained at.
+        clean: tokens ``(n, p)``. token_levels: ``(n,)``, those that they are trained at.
         known, made: ``(n,)`` bool; what is neither, as a keyframe, is the truth.
     Returns:
-        ``weight`` is what an error of the model's output, output − target, moves a known noisy token by.
+        ``weight`` is what an error of the model's output, output − target, moves a token by; 0 where not drafted.
     """
     chosen = bool(torch.rand((), generator=generator) < share) and bool(known.any())
-    level = torch.rand((), generator=generator)
+    level = LEVEL_MAX * torch.rand((), generator=generator)
+    drawn = torch.randn(clean.shape, generator=generator)
     drafted = known if chosen else torch.zeros_like(known)
     asked = torch.where(drafted, level, torch.where(made, 1.0, token_levels)) if chosen else token_levels
     path = path_alphas_cumprod(noise)

@@ -120,14 +120,14 @@ def process_group() -> Iterator[None]:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update(alone)  # DeepSpeed reads its ranks there alone
     deepspeed.init_distributed()
-    done = False
+    done, backend = False, torch.distributed.get_backend()
     try:
         yield
         done = True
     finally:
-        # where one rank fails, NCCL would wait for the others
-        if done or torch.distributed.get_backend() != "nccl":
+        if done or backend != "nccl":  # which would wait for the others where one rank fails
             dist.destroy_process_group()
+        if backend == "gloo":
             time.sleep(THREADS_LET_GO)
         for name in alone:
             del os.environ[name]

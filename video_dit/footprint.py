@@ -21,7 +21,6 @@ from video_dit.flops import transformer_flops
 from video_dit.layers import fast_dtype
 from video_dit.lora import copy_adapter
 from video_dit.model import VideoDiT
-from video_dit.noised import LEVELS_MULTIPLE
 from video_dit.preflight import count, first_epoch
 from video_dit.text import alike
 from video_dit.tokens import Segments
@@ -217,7 +216,7 @@ def footprint_lines(
     tokens = [view.tokens for view in packs[costliest]]
     samples = list(zip(tokens, lengths, strict=True))
     measured = measure_pack(transformer, text_encoder, samples, dtype, config.checkpointing)
-    first = transformer_flops(transformer.config, tokens, lengths, LEVELS_MULTIPLE, backward=False) if drafts else 0
+    first = transformer_flops(transformer.config, tokens, lengths, 2 * len(samples), backward=False) if drafts else 0
     flops = (measured.flops + first) * mean(costs) / max(costs) * plan.packs_per_step
     step_tokens = mean(sum(view.tokens for view in pack) for pack in packs) * plan.packs_per_step
     activations = measured.activations // config.sequence_parallel

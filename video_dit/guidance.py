@@ -100,8 +100,8 @@ def _call(rows: list[Row], weights: list[float], layout: Layout) -> Call:
 
 def _texts(rows: list[Tensor | list[KeysValues]]) -> Tensor | list[KeysValues]:
     """Those of all rows, end to end."""
-    if embeds := [text for text in rows if isinstance(text, Tensor)]:
-        return torch.cat(embeds)
+    if isinstance(rows[0], Tensor):
+        return torch.cat(rows)  # type: ignore[arg-type]
     blocks = zip(*rows, strict=True)
     return [(torch.cat([k for k, _ in block]), torch.cat([v for _, v in block])) for block in blocks]
 

@@ -14,7 +14,7 @@ LEVELS_MULTIPLE = 32
 @dataclass(frozen=True)
 class NoisedTokens:
     """hidden_states, target: ``(n, c·p·p)`` fp32. levels: ``(l,)`` fp32. level_index: ``(n,)``. weight: ``(n,)`` fp32,
-    what the error of the model's output counts for."""
+    what an error of the model's output counts for: in the loss, or in the tokens that a draft replaces."""
 
     hidden_states: Tensor
     target: Tensor
