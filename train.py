@@ -219,7 +219,6 @@ def dry_run(config: RunConfig) -> list[str]:
             factory.source,
             factory.plan,
             ranks,
-            drafts=config.context.own_errors > 0,
         ),
     ]
 

@@ -11,10 +11,9 @@ from data import dataset
 from data.packing import View
 from data.transforms import to_float
 from vae3d import LatentCodec, VideoVAE
-from video_dit.batch import Pack, build_pack, encode_clip
+from video_dit.batch import LEVELS_MULTIPLE, Pack, build_pack, encode_clip
 from video_dit.context import CONTEXT_LEVEL_MAX, ContextConfig
 from video_dit.noise import NoiseConfig, add_noise, loss_weight, path_alphas_cumprod, to_epsilon, to_sample
-from video_dit.noised import LEVELS_MULTIPLE
 from video_dit.text import TextConfig, byte_t5
 from video_dit.tokens import patchify
 
@@ -226,40 +225,6 @@ def test_cold_latents_stand_in_known_suffixes_only() -> None:
     assert replaced == {4}  # latent frames 3 to 6 of the clip, all that follow the cold start
     never = [build([(view, encoded, text)], p, context=replace(context, cold_suffix=0.0)) for p in range(30)]
     assert max(float(clean(pack).max()) for pack in never) < 50
-
-
-def test_whole_known_latent_frames_of_two_levels_are_drafted() -> None:
-    """From what they are encoded to, cold ones too. A keyframe is the truth, and so are tubes."""
-    context = ContextConfig(two_levels=0.5, per_frame=0.2, null_context=0.1, cold_suffix=0.5, own_errors=1.0)
-    drafted: dict[str, int] = {"one level": 0, "null": 0, "frames": 0, "tubes": 0}
-    for position in range(120):
-        pack = build([clip(0, 1, 6, keyframe=True)], position, context=context)
-        draft = pack.draft
-        assert draft is not None
-        made, moved = pack.made.view(7, 4), (draft.weight != 0).view(7, 4)
-        asked = draft.levels[draft.level_index]
-        assert torch.allclose(draft.hidden_states - asked[:, None] * draft.target, clean(pack), atol=1e-4)
-        assert not moved[-1].any()
-        assert torch.equal(asked[-4:], levels(pack)[-4:])
-        whole = ~made[:6].any(dim=1)
-        if made[:6].all():
-            kind = "one level"
-        elif levels(pack)[:24][~pack.made[:24]].eq(1).all():
-            kind = "null"
-        else:
-            kind = "frames" if whole.any() else "tubes"
-        drafted[kind] += 1
-        assert torch.equal(moved[:6], whole[:, None].expand(6, 4) & (kind == "frames"))
-    assert min(drafted.values()) > 2
-
-
-def test_a_draft_has_noise_of_its_own() -> None:
-    """What a model made knows nothing of the noise in which it is shown."""
-    pack = build(MIXED, context=replace(NO_COLD, own_errors=1.0))
-    assert pack.draft is not None
-    noise, of_draft = (x.target + clean(pack) for x in (pack, pack.draft))
-    assert float(of_draft.std()) == pytest.approx(1, abs=0.05)
-    assert abs(float((noise * of_draft).mean())) < 0.05
 
 
 def moving_clip(frames: int = 33) -> dataset.Clip:

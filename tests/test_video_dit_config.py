@@ -27,13 +27,6 @@ class Whole:
     part: Part = field(default_factory=Part)
 
 
-def test_drafts_of_an_epsilon_are_refused() -> None:
-    drafts = ["context.own_errors=0.5", "context.two_levels=0.3"]
-    with pytest.raises(ValueError, match=r"own_errors=0.5 does not go with noise.prediction=epsilon, .*: use v_pred"):
-        load_config(RunConfig, "ddpm_images.yaml", [*drafts, "noise.prediction=epsilon"])
-    load_config(RunConfig, "ddpm_images.yaml", [*drafts, "noise.prediction=v_prediction"])
-
-
 def test_heads_that_cannot_be_shared_out_are_refused() -> None:
     with pytest.raises(ValueError, match=r"train.sequence_parallel=3 must divide model.num_heads=4"):
         load_config(RunConfig, "sora_tiny.yaml", ["train.sequence_parallel=3", "model.num_heads=4"])

@@ -161,7 +161,6 @@ def test_the_generator_decides_alone() -> None:
         ({"two_levels": -0.1}, r"context.two_levels=-0.1 must be in \[0, 1\]"),
         ({"text_dropout": 1.1}, r"context.text_dropout=1.1 must be in \[0, 1\]"),
         ({"cold_suffix": float("nan")}, r"context.cold_suffix=nan must be in \[0, 1\]"),
-        ({"own_errors": 0.1, "two_levels": 0.0}, r"own_errors=0.1 needs known sides: set context.two_levels above 0"),
         ({"two_levels": 0.9}, r"two_levels \+ per_frame \+ null_context = 1.1 must be at most 1"),
     ],
 )

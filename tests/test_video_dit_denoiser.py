@@ -75,14 +75,6 @@ def sizes() -> dict[str, tuple[int, int]]:
     return {name: (0, p.numel()) for name, p in tiny_denoiser.denoiser().named_parameters()}
 
 
-def test_some_packs_of_both_ranks_draft() -> None:
-    """Else what follows would not say that the ranks do it alike."""
-    drafts = [tiny_denoiser.pack(position).draft for position in range(2 * IN_FP32)]
-    assert [draft is not None for draft in drafts] == [False, False, True, True] * 2 + [False, False]
-    for rank in range(2):
-        assert any(draft.weight.any() for draft in drafts[rank::2] if draft is not None)
-
-
 @pytest.mark.slow
 def test_two_ranks_are_one(two_ranks: Path, one_rank: None, tmp_path: Path) -> None:
     """One rank takes both packs of a step in turn."""

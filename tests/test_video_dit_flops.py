@@ -1,6 +1,5 @@
 """FLOPs counted from sizes against those that PyTorch counts while a pack is run."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,16 +12,14 @@ from video_dit import VideoDiT
 from video_dit.batch import Pack
 from video_dit.engine import TrainConfig
 from video_dit.flops import PackFlops, TextSize, peak_tflops, transformer_flops
-from video_dit.noise import NoiseConfig
-from video_dit.noised import noised_tokens
 from video_dit.text import TextConfig, byte_t5, tokenize
 from video_dit.tokens import Segments
 
 LENGTHS, TEXTS, LEVELS = [16, 16, 80, 144], [9, 9, 31, 24], 32
 
 
-def counted(model: VideoDiT, text_grad: bool = True, backward: bool = True) -> int:
-    """Forward, and backward, as run on the CPU; attention, which is one operator to the counter, as plain products."""
+def counted(model: VideoDiT, text_grad: bool = True) -> int:
+    """Forward and backward, as run on the CPU; attention, which is one operator to the counter, as plain products."""
     n, m = sum(LENGTHS), sum(TEXTS)
     with product_counter() as counter:
         output = model(
@@ -35,16 +32,13 @@ def counted(model: VideoDiT, text_grad: bool = True, backward: bool = True) -> i
             torch.randn(m, 16, requires_grad=text_grad),
             Segments.from_lengths(TEXTS),
         )
-        if backward:
-            output.sum().backward()
+        output.sum().backward()
     heads, head_dim = model.config.num_heads, model.config.hidden_size // model.config.num_heads
     with FlopCounterMode(display=False) as attention:
         for length, text in zip(LENGTHS, TEXTS, strict=True):
             for source in (length, text):
                 q, k, v = (torch.randn(heads, n, head_dim, requires_grad=True) for n in (length, source, source))
-                out = ((q @ k.mT).softmax(dim=-1) @ v).sum()
-                if backward:
-                    out.backward()
+                ((q @ k.mT).softmax(dim=-1) @ v).sum().backward()
     return int(counter.get_total_flops() + model.config.num_layers * attention.get_total_flops())
 
 
@@ -57,12 +51,6 @@ def wider(tiny_dit: VideoDiT, **sizes: Any) -> VideoDiT:
 def test_a_transformer_computes_what_its_sizes_say(tiny_dit: VideoDiT, sizes: dict) -> None:
     model = wider(tiny_dit, **sizes)
     assert transformer_flops(model.config, LENGTHS, TEXTS, LEVELS) == pytest.approx(counted(model), rel=0.002)
-
-
-def test_a_draft_is_the_way_forward_alone(tiny_dit: VideoDiT) -> None:
-    model = wider(tiny_dit, num_layers=5)
-    expected = transformer_flops(model.config, LENGTHS, TEXTS, LEVELS, backward=False)
-    assert expected == pytest.approx(counted(model, backward=False), rel=0.002)
 
 
 def test_frozen_weights_have_no_gradients(tiny_dit: VideoDiT) -> None:
@@ -113,9 +101,6 @@ def test_a_pack_is_its_samples_and_the_prompts_that_are_encoded(tiny_dit: VideoD
     assert count.of_transformer(pack) == transformer_flops(tiny_dit.config, LENGTHS, TEXTS, LEVELS)
     assert count.of_text(pack) == (0 if stored else TextSize.of(encoder).flops(TEXTS))
     assert count(pack) == count.of_transformer(pack) + count.of_text(pack)
-    drafted = replace(pack, draft=noised_tokens(pack.target, pack.target, torch.zeros(n), pack.weight, NoiseConfig()))
-    first = transformer_flops(tiny_dit.config, LENGTHS, TEXTS, 1, backward=False)
-    assert count.of_transformer(drafted) == count.of_transformer(pack) + first
     lower = PackFlops(wider(tiny_dit).requires_grad_(False), encoder)
     assert lower.of_transformer(pack) == transformer_flops(tiny_dit.config, LENGTHS, TEXTS, LEVELS, trained=False)
 

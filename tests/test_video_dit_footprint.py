@@ -176,10 +176,6 @@ def test_the_report_has_the_parameters_and_marks_the_stage(tiny_dit: VideoDiT) -
     assert report[0] == (
         f"parameters: {ours:,} of the transformer, {texts:,} of the text encoder; {ours:,} trained, {texts:,} frozen"
     )
-    drafting = footprint_lines(config, tiny_dit, tokenizer, encoder, source, plan, 2, drafts=True)
-    before, after = (float(lines[1].split(" tokens and ")[1].split()[0]) for lines in (report, drafting))
-    assert 1.28 < after / before < 1.34
-    assert [one for one, other in zip(report, drafting, strict=True) if one != other] == [report[1]]
     assert "2 ranks, adamw" in "\n".join(report)
     rows = report[-3:]
     assert [row.split()[0] for row in rows] == ["1", "2", "3"]

@@ -9,7 +9,6 @@ from data.packing import LoadedPack
 from vae3d import LatentCodec, VideoVAE
 from video_dit.batch import Pack
 from video_dit.config import DataConfig, ModelConfig, RunConfig
-from video_dit.context import ContextConfig
 from video_dit.pack_factory import BuiltPack, PackFactory
 from video_dit.text import TextConfig, byte_t5
 
@@ -21,12 +20,11 @@ def codec(tiny_vae: VideoVAE) -> LatentCodec:
     return LatentCodec(tiny_vae)
 
 
-def factory(codec: LatentCodec, cache: Path | str, split: str = "train", own_errors: float = 0.0) -> PackFactory:
+def factory(codec: LatentCodec, cache: Path | str) -> PackFactory:
     data = DataConfig(
         num_clips=4, num_frames=9, window_frames=9, sizes=[[16, 16], [16, 32]], token_budget=12, cache=str(cache)
     )
-    config = RunConfig(data=data, model=ModelConfig(base_tokens=2), context=ContextConfig(own_errors=own_errors))
-    return PackFactory(config, codec, split, TOKENIZER)
+    return PackFactory(RunConfig(data=data, model=ModelConfig(base_tokens=2)), codec, "train", TOKENIZER)
 
 
 def built(some: PackFactory, position: int) -> BuiltPack:
@@ -63,17 +61,6 @@ def test_positions_differ_and_hold_what_was_planned(codec: LatentCodec) -> None:
         assert one.pack.clips == tuple(view.index for view in views)
         assert len(one.pack.hidden_states) == sum(view.tokens for view in views) <= 12
     assert not torch.equal(packs[0].pack.hidden_states[:2], packs[1].pack.hidden_states[:2])
-
-
-def test_drafts_are_of_training_packs_alone(codec: LatentCodec, tmp_path: Path) -> None:
-    """So that validation losses compare; and what is drafted is trained on as it would be without."""
-    plain, drafting = (factory(codec, tmp_path, own_errors=share) for share in (0.0, 1.0))
-    for position in range(3):
-        with_draft, without = built(drafting, position).pack, built(plain, position).pack
-        assert_same(with_draft, without)
-        assert with_draft.draft is not None
-        assert without.draft is None
-    assert built(factory(codec, tmp_path, "val", own_errors=1.0), 0).pack.draft is None
 
 
 @pytest.mark.parametrize(("data", "named"), [({}, "data.manifest="), ({"latents": "shards"}, "data.latents=shards")])

@@ -131,10 +131,7 @@ def test_compiled_blocks_give_the_same_of_a_few_graphs(tiny_dit: VideoDiT) -> No
     tiny_dit.compile_repeated_blocks(dynamic=True, fullgraph=True, backend="aot_eager")
     for seed in range(PACKS):
         p = random_pack(seed)
-        with torch.no_grad():  # as a draft is made first
-            first = tiny_dit(**p)
         out = tiny_dit(**p)
-        assert relative(first, out) < 1e-5
         found = gradients(tiny_dit, out)
         if seed % 20 == 0:
             expected = plain(**p)

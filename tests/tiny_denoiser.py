@@ -60,8 +60,7 @@ def codec() -> LatentCodec:
 
 
 def pack(position: int) -> Pack:
-    """Two to four clips of random latents, which are a function of the position. Of four packs the last two draft, so
-    that of two steps on two ranks the second does."""
+    """Two to four clips of random latents, which are a function of the position."""
     clips = []
     for index in range(position, position + 2 + position % 3):
         t, h, w = SHAPES[index % len(SHAPES)]
@@ -76,9 +75,7 @@ def pack(position: int) -> Pack:
         }
         clips.append((View(index, 0, 0, t, False, t * h * w // 4), encoded, f"clip {index}"))
     tokenizer, _ = byte_t5(TextConfig(max_length=24, width=16, num_layers=1, num_heads=2, hidden=32))
-    return build_pack(
-        clips, position, 0, 4, 2, 4, ContextConfig(own_errors=0.8 * (position % 4 > 1)), NoiseConfig(), tokenizer
-    )
+    return build_pack(clips, position, 0, 4, 2, 4, ContextConfig(), NoiseConfig(), tokenizer)
 
 
 def steps(

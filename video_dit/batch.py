@@ -16,11 +16,11 @@ from data.seeding import draw_integer, keyed_generator
 from data.transforms import to_float
 from vae3d import LatentCodec
 from video_dit.context import ContextConfig, Pattern, draw_pattern, known_keyframe_level, with_suffix
-from video_dit.draft import draw_draft
-from video_dit.noise import NoiseConfig, level_shift, loss_weight, path_alphas_cumprod
-from video_dit.noised import NoisedTokens, end_to_end, noised_tokens
+from video_dit.noise import NoiseConfig, add_noise, level_shift, loss_weight, path_alphas_cumprod, prediction_target
 from video_dit.text import PromptTokens, tokenize
 from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token
+
+LEVELS_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class Pack:
     prompts: PromptTokens
     clips: tuple[int, ...]
     loss_elements: int
-    draft: NoisedTokens | None = None
 
     def to(self, device: torch.device | str) -> "Pack":
         """The same on another device."""
@@ -80,11 +79,14 @@ def encode_clip(codec: LatentCodec, clip: Clip, generator: torch.Generator) -> d
 
 @dataclass(frozen=True)
 class _Sample:
-    noised: NoisedTokens
-    draft: NoisedTokens | None
+    noisy: Tensor
+    target: Tensor
+    levels: Tensor
+    level_index: Tensor
     coords: Tensor
     one_frame: Tensor
     made: Tensor
+    weight: Tensor
     prompt: str
     prompt_embeds: Tensor | None
 
@@ -110,18 +112,27 @@ def build_pack(
         _sample(view, encoded, text, (seed, position), r, patch_size, base_tokens, context, noise)
         for view, encoded, text in views
     ]
-    drafts = [sample.draft for sample in samples if sample.draft is not None]
-    noised, made = end_to_end([sample.noised for sample in samples]), torch.cat([sample.made for sample in samples])
+    levels = torch.cat([sample.levels for sample in samples])
+    levels = torch.nn.functional.pad(levels, (0, -len(levels) % LEVELS_MULTIPLE))
+    index: list[Tensor] = []
+    before = 0
+    for sample in samples:
+        index.append(sample.level_index + before)
+        before += len(sample.levels)
+    target, made = torch.cat([sample.target for sample in samples]), torch.cat([sample.made for sample in samples])
     return Pack(
-        **vars(noised),
+        hidden_states=torch.cat([sample.noisy for sample in samples]),
+        target=target,
+        levels=levels,
+        level_index=torch.cat(index),
         coords=torch.cat([sample.coords for sample in samples]),
         one_frame=torch.cat([sample.one_frame for sample in samples]),
         made=made,
-        segments=Segments.from_lengths([len(sample.made) for sample in samples]),
+        weight=torch.cat([sample.weight for sample in samples]),
+        segments=Segments.from_lengths([len(sample.noisy) for sample in samples]),
         prompts=tokenize(tokenizer, [s.prompt for s in samples], [s.prompt_embeds for s in samples]),
         clips=tuple(view.index for view, _, _ in views),
-        loss_elements=int(made.sum()) * noised.target.shape[1],
-        draft=end_to_end(drafts) if drafts else None,
+        loss_elements=int(made.sum()) * target.shape[1],
     )
 
 
@@ -150,29 +161,28 @@ def _sample(
     one_frame = torch.zeros(t, dtype=torch.bool)
     one_frame[0] = view.start == 0
     token_levels, made = pattern.levels.flatten(), pattern.made.flatten()
-    known = (~pattern.made).all(dim=2, keepdim=True).all(dim=1, keepdim=True).expand(grid).flatten()  # whole frames
     if view.keyframe:
         latents = torch.cat([latents, encoded["keyframe"].float()], dim=1)
         times = torch.cat([times, (encoded["keyframe_frame"] / frame_rate - start_time).view(1)])
         one_frame = torch.cat([one_frame, torch.ones(1, dtype=torch.bool)])
         count = grid[1] * grid[2]
         token_levels = torch.cat([token_levels, known_keyframe_level(pattern_generator).expand(count)])
-        made, known = (torch.cat([of, torch.zeros(count, dtype=torch.bool)]) for of in (made, known))
+        made = torch.cat([made, torch.zeros(count, dtype=torch.bool)])
 
     clean = patchify(latents[None], patch_size)[0]  # n p
-    drawn = torch.randn(clean.shape, generator=keyed_generator(*key, view.index, "noise"))
-    weight = loss_weight(noise, token_levels, path_alphas_cumprod(noise))
-    draft = None
-    if (share := context.own_errors) > 0:  # whatever is drawn, so that all ranks call the model alike, as ZeRO 3 needs
-        generator = keyed_generator(*key, view.index, "draft")
-        draft = draw_draft(clean, token_levels, known, made, share, noise, generator)
+    noise_tokens = torch.randn(clean.shape, generator=keyed_generator(*key, view.index, "noise"))
+    path, level = path_alphas_cumprod(noise), token_levels[:, None]  # n 1
+    distinct, level_index = token_levels.unique(return_inverse=True)
     dropped = float(torch.rand((), generator=keyed_generator(*key, view.index, "text"))) < context.text_dropout
     return _Sample(
-        noised=noised_tokens(clean, drawn, token_levels, weight, noise),
-        draft=draft,
+        noisy=add_noise(clean, noise_tokens, level, path),
+        target=prediction_target(noise.prediction, clean, noise_tokens, level, path),
+        levels=distinct,
+        level_index=level_index,
         coords=grid_coords(times, height, width, patch_size),
         one_frame=per_token(one_frame, height, width, patch_size),
         made=made,
+        weight=loss_weight(noise, token_levels, path),
         prompt="" if dropped else text,
         prompt_embeds=None if dropped else stored_embeds(encoded, view.epoch),
     )

@@ -97,8 +97,7 @@ class RunConfig:
     """Everything a training run depends on.
 
     Raises:
-        ValueError: the heads of the model cannot be shared out over ``train.sequence_parallel`` ranks, or a draft is
-            wanted of an epsilon.
+        ValueError: the heads of the model cannot be shared out over ``train.sequence_parallel`` ranks.
     """
 
     run_dir: str = "runs/sora"
@@ -115,11 +114,6 @@ class RunConfig:
         heads, degree = self.model.num_heads, self.train.sequence_parallel
         if heads % degree:
             raise ValueError(f"train.sequence_parallel={degree} must divide model.num_heads={heads}")
-        if self.context.own_errors and self.noise.prediction == "epsilon":
-            raise ValueError(
-                f"context.own_errors={self.context.own_errors} does not go with noise.prediction=epsilon, which says "
-                "nothing of the latents near level 1: use v_prediction or sample"
-            )
 
 
 def find_config(name: str) -> Path:

@@ -22,12 +22,10 @@ class ContextConfig:
     Chen et al., 2024, arXiv:2407.01392). null_context: a known side at level 1, which history guidance needs
     (Song et al., 2025, arXiv:2502.06764). text_dropout: samples with the empty prompt. keyframe: samples that
     one more latent of a single frame joins. cold_suffix: patterns with a known suffix whose latents were encoded
-    from their own start, as when a clip is extended backward. own_errors: known sides of whole latent frames that are
-    the model's own draft, see `video_dit.draft`; with any, each step takes one more forward pass, a third more
-    computation. It is for models that have learnt to denoise, ``train.init_from``.
+    from their own start, as when a clip is extended backward.
 
     Raises:
-        ValueError: shares out of [0, 1], or more than 1 in all, or drafts of known sides without any.
+        ValueError: shares out of [0, 1], or more than 1 in all.
     """
 
     two_levels: float = 0.40
@@ -36,16 +34,13 @@ class ContextConfig:
     text_dropout: float = 0.1
     keyframe: float = 0.1
     cold_suffix: float = 0.1
-    own_errors: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in vars(self):
+        for name in ("two_levels", "per_frame", "null_context", "text_dropout", "keyframe", "cold_suffix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"context.{name}={getattr(self, name)} must be in [0, 1]")
         if (total := self.two_levels + self.per_frame + self.null_context) > 1:
             raise ValueError(f"context: two_levels + per_frame + null_context = {total:g} must be at most 1")
-        if self.own_errors and not self.two_levels:
-            raise ValueError(f"context.own_errors={self.own_errors} needs known sides: set context.two_levels above 0")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from vae3d import LatentCodec
 from video_dit.batch import Pack
 from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
-from video_dit.draft import redrafted
 from video_dit.engine import TrainConfig
 from video_dit.lora import add_lora, copy_adapter, fingerprint
 from video_dit.model import VideoDiT
@@ -34,13 +33,16 @@ class Denoiser(nn.Module):
     def forward(self, pack: Pack) -> Tensor:
         """Weighted squared error of the prediction of each token ``(n,)``, fp32, summed over its elements; 0 where no
         loss is taken."""
-        prompt_embeds, hidden_states = encode_tokens(self.text_encoder, pack.prompts), pack.hidden_states
-        samples = pack.coords, pack.one_frame, pack.segments, prompt_embeds, pack.prompts.segments
-        if (draft := pack.draft) is not None:
-            with torch.no_grad():
-                output = self.transformer(draft.hidden_states, draft.levels, draft.level_index, *samples)
-            hidden_states = redrafted(hidden_states, draft, output)
-        prediction = self.transformer(hidden_states, pack.levels, pack.level_index, *samples)
+        prediction = self.transformer(
+            pack.hidden_states,
+            pack.levels,
+            pack.level_index,
+            pack.coords,
+            pack.one_frame,
+            pack.segments,
+            encode_tokens(self.text_encoder, pack.prompts),
+            pack.prompts.segments,
+        )
         return ((prediction.float() - pack.target).square() * (pack.weight * pack.made)[:, None]).sum(dim=1)
 
 

@@ -25,9 +25,8 @@ def transformer_flops(
     text_lengths: Sequence[int],
     levels: int,
     trained: bool = True,
-    backward: bool = True,
 ) -> int:
-    """Of `VideoDiT` over one pack, forward, and backward if asked for.
+    """Of `VideoDiT`, forward and backward, over one pack.
 
     Args:
         config: the model's.
@@ -42,11 +41,10 @@ def transformer_flops(
     first = n * patch * d + levels * LEVEL_FEATURES * d  # inputs that need no gradient
     of_levels = levels * (d * d + 8 * d * d)
     of_block = n * (6 * d * d + 2 * d * hidden) + 2 * m * text * d
-    products = first * (2 if backward and trained else 1)
-    passes = (3 if trained else 2) if backward else 1
-    products += (of_levels + config["num_layers"] * of_block + n * d * patch) * passes
+    products = first * (2 if trained else 1)
+    products += (of_levels + config["num_layers"] * of_block + n * d * patch) * (3 if trained else 2)
     pairs = sum(a * (a + b) for a, b in zip(lengths, text_lengths, strict=True))
-    attention = 2 * pairs * d * config["num_layers"] * (3 if backward else 1)  # scores, and the sums of values
+    attention = 2 * pairs * d * config["num_layers"] * 3  # scores, and the sums of values
     return 2 * (products + attention)
 
 
@@ -89,12 +87,9 @@ class PackFlops:
         return self.of_transformer(pack) + self.of_text(pack)
 
     def of_transformer(self, pack: Pack) -> int:
-        """Of the transformer, with the draft that it makes first, where there is one."""
+        """Of the transformer."""
         lengths, texts = pack.segments.lengths, pack.prompts.segments.lengths
-        flops = transformer_flops(self.config, lengths, texts, len(pack.levels), self.trained)
-        if pack.draft is None:
-            return flops
-        return flops + transformer_flops(self.config, lengths, texts, len(pack.draft.levels), backward=False)
+        return transformer_flops(self.config, lengths, texts, len(pack.levels), self.trained)
 
     def of_text(self, pack: Pack) -> int:
         """Of the text encoder, over the prompts whose embeddings are not stored."""

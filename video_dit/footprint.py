@@ -17,7 +17,6 @@ from data.dataset import ClipSource
 from data.packing import PackPlan, cost
 from video_dit.attention import attention_flops
 from video_dit.engine import TrainConfig, muon_optimizer, reduce_bucket_size
-from video_dit.flops import transformer_flops
 from video_dit.layers import fast_dtype
 from video_dit.lora import copy_adapter
 from video_dit.model import VideoDiT
@@ -201,10 +200,8 @@ def footprint_lines(
     source: ClipSource,
     plan: PackPlan,
     ranks: int,
-    drafts: bool = False,
 ) -> list[str]:
-    """Parameters; tokens and FLOPs a step; memory of a rank for each ZeRO stage. Sums are for the device at hand.
-    drafts: whether the transformer is asked for a draft of each pack first (`video_dit.draft`)."""
+    """Parameters; tokens and FLOPs a step; memory of a rank for each ZeRO stage. Sums are for the device at hand."""
     module = nn.ModuleList([transformer, text_encoder])
     cuda = torch.cuda.is_available()
     dtype = fast_dtype(torch.device("cuda" if cuda else "cpu"))
@@ -216,8 +213,7 @@ def footprint_lines(
     tokens = [view.tokens for view in packs[costliest]]
     samples = list(zip(tokens, lengths, strict=True))
     measured = measure_pack(transformer, text_encoder, samples, dtype, config.checkpointing)
-    first = transformer_flops(transformer.config, tokens, lengths, 2 * len(samples), backward=False) if drafts else 0
-    flops = (measured.flops + first) * mean(costs) / max(costs) * plan.packs_per_step
+    flops = measured.flops * mean(costs) / max(costs) * plan.packs_per_step
     step_tokens = mean(sum(view.tokens for view in pack) for pack in packs) * plan.packs_per_step
     activations = measured.activations // config.sequence_parallel
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,6 +1,6 @@
 """Training packs: built in the workers that read ahead, where the clips' latents are stored, else once they are."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -69,8 +69,6 @@ class PackFactory:
         tokenizer: PreTrainedTokenizerBase,
         packs_per_step: int = 1,
     ) -> None:
-        if split != "train":
-            config = replace(config, context=replace(config.context, own_errors=0.0))  # so that losses compare
         self.config, self.codec = config, codec
         folder = Path(config.data.cache) if config.data.cache else None
         self.cache = TensorCache(folder, space=codec.fingerprint())

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from video_dit.attention import segment_attention
-from video_dit.noised import NoisedTokens
 from video_dit.tokens import Segments, Split
 
 if TYPE_CHECKING:
@@ -87,20 +86,18 @@ def split_pack(pack: "Pack", group: ProcessGroup | None) -> "Pack":
         places=pack.prompts.places[first:last],
         segments=Segments.from_lengths([texts.lengths[i] for i in here]),
     )
-
-    def noised_slice(of: "Pack | NoisedTokens") -> dict[str, Any]:
-        return {name: slice_of(getattr(of, name)) for name in ("hidden_states", "target", "level_index", "weight")}
-
     return replace(
         pack,
-        **noised_slice(pack),
+        hidden_states=slice_of(pack.hidden_states),
+        target=slice_of(pack.target),
+        level_index=slice_of(pack.level_index),
         coords=slice_of(pack.coords),
         one_frame=slice_of(pack.one_frame),
         made=made,
+        weight=slice_of(pack.weight),
         segments=replace(cut, split=Split(whole, group)),
         prompts=prompts,
         loss_elements=int(made.sum()) * pack.target.shape[1],
-        draft=None if pack.draft is None else replace(pack.draft, **noised_slice(pack.draft)),
     )
 
 

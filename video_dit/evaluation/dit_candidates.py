@@ -14,9 +14,9 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from video_dit.batch import LEVELS_MULTIPLE
 from video_dit.flops import transformer_flops
 from video_dit.model import VideoDiT
-from video_dit.noised import LEVELS_MULTIPLE
 from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token
 
 Peer = Literal["wan", "cogvideox", "ltx"]

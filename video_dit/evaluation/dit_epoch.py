@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.dataset import ClipShape
 from data.packing import View, pack_views
 from data.seeding import draw_integer, keyed_generator
+from video_dit.batch import LEVELS_MULTIPLE
 from video_dit.evaluation.dit_candidates import PATCH, Size, Work, blocks_of, our_candidate
 from video_dit.evaluation.dit_speed import DiTSpeedOptions, computing
 from video_dit.evaluation.fill import (
@@ -38,7 +39,6 @@ from video_dit.evaluation.fill import (
 from video_dit.evaluation.requirements import Requirement
 from video_dit.evaluation.speed import clock
 from video_dit.flops import transformer_flops
-from video_dit.noised import LEVELS_MULTIPLE
 from video_dit.tokens import Segments
 
 USUAL_BUDGET = 16384
