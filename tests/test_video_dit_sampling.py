@@ -121,6 +121,17 @@ def test_guidance_scale_one_is_no_guidance(tiny_dit: VideoDiT) -> None:
     assert not torch.allclose(strong, plain, atol=1e-2)
 
 
+@pytest.mark.parametrize(("known", "scale"), [((), 4.0), ((0,), 1.5), ((0, 3), 1.5)])
+def test_what_is_known_is_gone_on_with_under_less_guidance(
+    tiny_dit: VideoDiT, known: tuple[int, ...], scale: float
+) -> None:
+    by_default, told = (
+        sample_window(tiny_dit, SCHEDULER, window(known=known), prompts(), SamplingConfig(3, asked), seeded(0))
+        for asked in (None, scale)
+    )
+    assert torch.equal(by_default, told)
+
+
 def test_guidance_leads_from_the_negative_to_the_prompt_and_beyond() -> None:
     """A model whose velocity is the mean of the prompt: one step gives noise minus the guided mean."""
 

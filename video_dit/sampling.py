@@ -53,7 +53,9 @@ class SamplingConfig:
     """How a window is sampled.
 
     num_inference_steps: of the scheduler; the model is asked as often, or as `num_calls` says.
-    guidance_scale: weight of classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598); 1 is none.
+    guidance_scale: weight of classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598); 1 is none. None is 4
+        in a window of which nothing is known, and 1.5 in one that goes on from what is: guided by 4, objects change and
+        move too much there (docs/sampling.md).
     context_level: noise level at which known latents are shown to the model.
     guidance_interval: levels, from low to high, within which classifier-free guidance acts (Kynkäänniemi et al., 2024,
         arXiv:2404.07724); at others the negative prompt costs nothing.
@@ -67,7 +69,7 @@ class SamplingConfig:
     """
 
     num_inference_steps: int = 30
-    guidance_scale: float = 4.0
+    guidance_scale: float | None = None
     context_level: float = 0.03
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     history_guidance: float = 1.0
@@ -77,8 +79,9 @@ class SamplingConfig:
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps={self.num_inference_steps} must be at least 1")
         for name in ("guidance_scale", "history_guidance"):
-            if not 1 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)} must be 1 (no guidance) or more")
+            scale = getattr(self, name)
+            if scale is not None and not 1 <= scale < float("inf"):
+                raise ValueError(f"{name}={scale} must be 1 (no guidance) or more")
         if not 0 <= self.context_level < 1:
             raise ValueError(f"context_level={self.context_level} must be in [0, 1): 0.03 is usual")
         interval = self.guidance_interval
@@ -89,6 +92,12 @@ class SamplingConfig:
             )
         if not 0 <= self.step_cache < 1:
             raise ValueError(f"step_cache={self.step_cache} must be in [0, 1): 0 is off, 0.1 is usual")
+
+    def guidance(self, anything_known: bool) -> float:
+        """The weight of classifier-free guidance in a window."""
+        if self.guidance_scale is not None:
+            return self.guidance_scale
+        return 1.5 if anything_known else 4.0
 
 
 def sampling_levels(steps: int, shift: float) -> Tensor:
@@ -183,9 +192,10 @@ def _rows(
         context = add_noise(known, noise, torch.tensor(config.context_level, device=known.device), path)
     text = model.text_keys_values(prompts.embeds)
     rows = [Row(text, prompts.segments, context, config.context_level)]
-    if prompts.negative_embeds is not None and prompts.negative_segments is not None and config.guidance_scale != 1:
+    scale = config.guidance(anything_known=known.shape[1] > 0)
+    if prompts.negative_embeds is not None and prompts.negative_segments is not None and scale != 1:
         negative = model.text_keys_values(prompts.negative_embeds), prompts.negative_segments
-        rows.append(Row(*negative, context, config.context_level, config.guidance_scale, config.guidance_interval))
+        rows.append(Row(*negative, context, config.context_level, scale, config.guidance_interval))
     if by_history:
         unknown = add_noise(known, noise, torch.tensor(1.0, device=known.device), path)
         rows.append(Row(text, prompts.segments, unknown, 1.0, config.history_guidance))

@@ -123,7 +123,7 @@ def reencode(pipe: VideoPipeline, given: Given, cut: Cut, prompt: str, setting: 
 METHODS = {"ours": ours, "replacement": replacement, "reencode": reencode}
 
 
-def guided_prompts(pipe: VideoPipeline, prompt: str, guidance_scale: float) -> Prompts:
+def guided_prompts(pipe: VideoPipeline, prompt: str, guidance_scale: float | None) -> Prompts:
     """The prompt, and the empty one where there is guidance."""
     positive = encode_prompts(pipe.tokenizer, pipe.text_encoder, [prompt])
     if guidance_scale == 1:
