@@ -74,7 +74,7 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--steps", type=at_least(1), default=30, help="denoising steps (default: %(default)s)")
     how.add_argument("--scheduler", choices=SCHEDULER_NAMES, help="what takes the steps (default: the model's own)")
-    scale = "1 is none (default: 4 in a window made from nothing, 1.5 in one that goes on from known frames)"
+    scale = "1 is none (default: 4 in a window made from nothing, 1.5 in one that goes on from frames or pictures)"
     how.add_argument("--guidance-scale", type=float, help=scale)
     how.add_argument(
         "--guidance-interval",

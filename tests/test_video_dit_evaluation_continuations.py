@@ -44,6 +44,18 @@ def test_what_is_given_is_kept_and_noise_is_of_the_seed(
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_all_are_guided_alike_by_default(method: str, tiny_pipe: VideoPipeline) -> None:
+    """As what is known is gone on with, though one of them does not tell the model."""
+    cut = cut_clip("forward", 5, 2, 4)
+    given = given_of(noise_clip(cut.num_frames), cut)
+    by_default, told, other = (
+        METHODS[method](tiny_pipe, given, cut, "a ball", Setting(SamplingConfig(2, scale), 2, seed=5))
+        for scale in (None, 1.5, 4.0)
+    )
+    assert torch.equal(by_default, told) and not torch.equal(told, other)
+
+
 @pytest.mark.parametrize("method", ["replacement", "reencode"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_no_window_is_larger_than_the_model_was_trained_on(

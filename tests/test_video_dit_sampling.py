@@ -265,6 +265,7 @@ def test_steps_follow_the_straight_path() -> None:
     ("option", "message"),
     [
         ({"num_inference_steps": 0}, "num_inference_steps=0 must be at least 1"),
+        ({"history_guidance": 0.5}, r"history_guidance=0.5 must be 1 \(no guidance\) or more"),
         ({"guidance_scale": 0.5}, r"guidance_scale=0.5 must be 1 \(no guidance\) or more"),
         ({"guidance_scale": float("nan")}, "guidance_scale=nan must be 1"),
         ({"guidance_scale": float("inf")}, "guidance_scale=inf must be 1"),

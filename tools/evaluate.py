@@ -128,8 +128,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     clips.add_argument("--picture", type=Path, metavar="FILE.png", help="samples above the clips nearest to them")
     for command in (world, extend, clips):
         command.add_argument("--steps", type=at_least(1), default=30, help="of the sampler (default: %(default)s)")
-        scale = 1.5 if command is extend else 4.0  # as where something is known, or nothing
-        command.add_argument("--guidance-scale", type=positive, default=scale, help="default: %(default)s")
+        command.add_argument("--guidance-scale", type=positive, help="default: as tools/generate.py")
         command.add_argument("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
     models = {
         clips: "a folder that train.py wrote",

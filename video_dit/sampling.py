@@ -78,9 +78,11 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps={self.num_inference_steps} must be at least 1")
-        for name in ("guidance_scale", "history_guidance"):
-            scale = getattr(self, name)
-            if scale is not None and not 1 <= scale < float("inf"):
+        scales = {"history_guidance": self.history_guidance}
+        if self.guidance_scale is not None:
+            scales["guidance_scale"] = self.guidance_scale
+        for name, scale in scales.items():
+            if not 1 <= scale < float("inf"):
                 raise ValueError(f"{name}={scale} must be 1 (no guidance) or more")
         if not 0 <= self.context_level < 1:
             raise ValueError(f"context_level={self.context_level} must be in [0, 1): 0.03 is usual")

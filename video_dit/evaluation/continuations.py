@@ -239,6 +239,7 @@ def replaced_window(
         tokens[:, known] = given
         return tokens
 
+    config = replace(config, guidance_scale=config.guidance(bool(window.known.any())))  # as of all methods
     all_made = replace(window, known=torch.zeros_like(window.known))
     noise = unpatchify(noise, (t, height // p, width // p), p)
     return sample_window(model, scheduler, all_made, prompts, config, generator, replace_given, noise)

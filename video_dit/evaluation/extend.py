@@ -56,7 +56,7 @@ class ExtendOptions:
     clips: int
     known: int | None
     steps: int
-    guidance_scale: float
+    guidance_scale: float | None
     context_level: Sequence[float]
     seed: int
     picture: Path | None

@@ -27,7 +27,7 @@ class RecallOptions:
     model: Path
     manifest: Path
     steps: int
-    guidance_scale: float
+    guidance_scale: float | None
     seed: int
     picture: Path | None
     device: str

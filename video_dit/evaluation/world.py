@@ -57,7 +57,7 @@ class WorldOptions:
     size: tuple[int, int] | None
     seconds: float
     steps: int
-    guidance_scale: float
+    guidance_scale: float | None
     seed: int
     batch: int
 
@@ -266,7 +266,7 @@ def share_as_json(share: Share) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
-def settings_of(options: WorldOptions, clip_format: ClipFormat) -> dict[str, float | str]:
+def settings_of(options: WorldOptions, clip_format: ClipFormat) -> dict[str, float | str | None]:
     """What the figures depend on besides model and prompts."""
     return {
         "size": f"{clip_format.width}x{clip_format.height}",
