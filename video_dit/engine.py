@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from socket import socket
 
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed import comm as dist
+from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from video_dit.layers import fast_dtype
@@ -107,18 +107,17 @@ def process_group() -> Iterator[None]:
     """
     # set as a whole: to read it would have DeepSpeed probe all its extensions, by the compiler
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-    alone: dict[str, str] = {}
-    if not any(name in os.environ for name in LAUNCHED):
+    alone = not any(name in os.environ for name in LAUNCHED)
+    if alone:
         if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))) > 1:
             raise ValueError(
                 f"SLURM_STEP_NUM_TASKS={tasks} without RANK would be as many runs of one rank: start one task a node, "
                 "with torchrun in it, or set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in each"
             )
-        with socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update(alone)  # DeepSpeed reads its ranks there alone
+        backend = get_accelerator().communication_backend_name()
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed looks for it there alone
     deepspeed.init_distributed()
     done, backend = False, torch.distributed.get_backend()
     try:
@@ -129,8 +128,8 @@ def process_group() -> Iterator[None]:
             dist.destroy_process_group()
         if backend == "gloo":
             time.sleep(THREADS_LET_GO)
-        for name in alone:
-            del os.environ[name]
+        if alone:
+            del os.environ["LOCAL_RANK"]
 
 
 def global_sums(values: Sequence[float], device: torch.device) -> list[float]:
