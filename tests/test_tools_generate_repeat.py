@@ -17,7 +17,7 @@ from video_dit import VideoPipeline
 from video_dit.lora import LoRAConfig, add_lora, save_lora
 
 Generate = Callable[..., int]
-OPTIONS = ["--negative-prompt=-x", "--seed", "-5", "--guidance-scale", "2.5", "--guidance-interval", "0.1,0.9"]
+OPTIONS = ["--negative-prompt=-x", "--seed", "-5", "--guidance-interval", "0.1,0.9"]
 
 
 @pytest.fixture

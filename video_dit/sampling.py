@@ -78,9 +78,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps={self.num_inference_steps} must be at least 1")
-        scales = {"history_guidance": self.history_guidance}
-        if self.guidance_scale is not None:
-            scales["guidance_scale"] = self.guidance_scale
+        scales = {"guidance_scale": self.guidance(anything_known=True), "history_guidance": self.history_guidance}
         for name, scale in scales.items():
             if not 1 <= scale < float("inf"):
                 raise ValueError(f"{name}={scale} must be 1 (no guidance) or more")
