@@ -11,7 +11,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from video_dit import VideoDiT, guidance
-from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window, sampling_levels
+from video_dit.noise import sampling_levels
+from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window
 from video_dit.tokens import Segments, latent_times, patchify
 
 SCHEDULER = FlowMatchEulerDiscreteScheduler()

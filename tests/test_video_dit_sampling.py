@@ -10,8 +10,8 @@ from packed import slices
 from torch import Tensor
 
 from video_dit import VideoDiT
-from video_dit.noise import level_shift
-from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window, sampling_levels
+from video_dit.noise import level_shift, sampling_levels
+from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window
 from video_dit.tokens import Segments, latent_times, patchify
 
 SCHEDULER = FlowMatchEulerDiscreteScheduler()

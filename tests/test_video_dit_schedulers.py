@@ -12,8 +12,16 @@ from torch import Tensor
 
 from data.options import SCHEDULER_NAMES
 from video_dit import VideoPipeline
-from video_dit.noise import BETAS, PREDICTIONS, NoiseConfig, path_alphas_cumprod, prediction_target, to_epsilon
-from video_dit.sampling import Prompts, SamplingConfig, Window, num_calls, sample_window, sampling_levels
+from video_dit.noise import (
+    BETAS,
+    PREDICTIONS,
+    NoiseConfig,
+    path_alphas_cumprod,
+    prediction_target,
+    sampling_levels,
+    to_epsilon,
+)
+from video_dit.sampling import Prompts, SamplingConfig, Window, num_calls, sample_window
 from video_dit.schedulers import (
     MAX_LATENT,
     check_scheduler,
@@ -265,13 +273,14 @@ def test_the_error_falls_as_the_order_says(name: str, order: int) -> None:
 def test_solvers_of_the_straight_path_ask_at_our_levels(name: str, shift: float) -> None:
     levels = sampling_levels(7, shift)
     its = named_scheduler(name, model_scheduler(NoiseConfig()))
-    fresh, asked = ready_scheduler(its, levels, torch.device("cpu"))
+    fresh, timesteps, asked = ready_scheduler(its, 7, shift, torch.device("cpu"))
     expected = levels.repeat_interleave(2)[1:] if name == "heun" else levels
     assert torch.allclose(asked, expected, atol=2e-6)
-    assert torch.allclose(fresh.timesteps, 1000 * asked)
+    assert torch.equal(fresh.timesteps, timesteps)
+    assert torch.allclose(timesteps, 1000 * asked)
     assert num_calls(its, 7) == len(asked)
     shifted = named_scheduler(name, diffusers.FlowMatchEulerDiscreteScheduler(shift=shift))
-    on_top = ready_scheduler(shifted, sampling_levels(7, 1.0), torch.device("cpu"))[1]
+    on_top = ready_scheduler(shifted, 7, 1.0, torch.device("cpu"))[2]
     assert torch.allclose(on_top, expected, atol=2e-6)
 
 

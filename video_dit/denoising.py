@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from video_dit.inversion import invert_window
 from video_dit.model import VideoDiT
 from video_dit.request import VideoRequest
 from video_dit.sampling import Prompts, StepCallback, Window, sample_window
@@ -35,6 +36,25 @@ def window_denoiser(
         )
 
     return denoise
+
+
+def window_inverter(
+    request: VideoRequest,
+    transformer: VideoDiT,
+    scheduler: Any,
+    prompts: Callable[[float], Prompts],
+    on_step: Callable[[], None],
+) -> Callable[[Window, int], Tensor]:
+    """Finds the noise of a window, told the number of its first made frame in the whole video."""
+    return lambda window, frame: invert_window(
+        transformer,
+        scheduler,
+        window,
+        prompts(frame / request.frame_rate),
+        request.sampling,
+        request.generator,
+        on_step,
+    )
 
 
 def prompts_at(
@@ -74,3 +94,45 @@ def given_prompts(
             raise ValueError(f"{name} of {tuple(one.shape)} must be ({len(embeds)}, m, {width})")
     positive = pack_embeds(embeds, mask, copies)
     return Prompts(*positive) if negative is None else Prompts(*positive, *pack_embeds(negative, negative_mask, copies))
+
+
+def listed_prompts(
+    prompt: str | list[str] | None,
+    negative_prompt: str | list[str],
+    embeds: Tensor | None,
+    mask: Tensor | None,
+    negative: Tensor | None,
+    negative_mask: Tensor | None,
+    width: int,
+    copies: int,
+) -> tuple[list[str], list[str], Prompts | None]:
+    """A prompt and a negative one for each video, ``copies`` of each, and what they are encoded as if that is given, as
+    `given_prompts` takes it.
+
+    Raises:
+        ValueError: there is no copy, no prompt, or one in both forms; or the negative ones are not as many.
+    """
+    if copies < 1:
+        raise ValueError(f"num_videos_per_prompt={copies} must be at least 1")
+    if (prompt is None) == (embeds is None):
+        raise ValueError("prompt and prompt_embeds exclude each other: give one")
+    texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+    encoded = None
+    if embeds is not None:
+        texts = [""] * len(embeds)
+        encoded = given_prompts(embeds, mask, negative, negative_mask, width, copies)
+    elif negative is not None:
+        raise ValueError("negative_prompt_embeds go with prompt_embeds: give these as well, or negative_prompt")
+    negatives = [negative_prompt] * len(texts) if isinstance(negative_prompt, str) else list(negative_prompt)
+    if len(negatives) != len(texts):
+        raise ValueError(f"negative_prompt has {len(negatives)} texts: give one text, or a list of {len(texts)}")
+    copied = ([text for text in of for _ in range(copies)] for of in (texts, negatives))
+    return next(copied), next(copied), encoded
+
+
+def check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless noise to begin from, if there is any, is finite and of this shape."""
+    if latents is not None and latents.shape != shape:
+        raise ValueError(f"latents of {tuple(latents.shape)} must be of {shape}")
+    if latents is not None and not bool(latents.isfinite().all()):
+        raise ValueError("latents hold values that are not finite: give normal noise")

@@ -66,6 +66,25 @@ class Call:
     given: dict[str, Any]
 
 
+class GuidedModel:
+    """A model that is asked about all ``rows`` of a window at once."""
+
+    def __init__(self, model: VideoDiT, rows: list[Row], layout: Layout) -> None:
+        self._model, self._rows, self._layout = model, rows, layout
+        self._calls: dict[tuple[int, ...], list[Call]] = {}  # by the numbers of the rows that act
+
+    def acting(self, level: float) -> tuple[int, ...]:
+        """The numbers of the rows that count at this level of the made tokens, that of the prompts first."""
+        return (0, *(i for i, row in enumerate(self._rows[1:], 1) if row.acts_at(level)))
+
+    def __call__(self, made: Tensor, level: Tensor, acting: tuple[int, ...]) -> Tensor:
+        """The guided output for the made tokens ``(b, n_made, d)`` at their level ``()``, fp32."""
+        if acting not in self._calls:
+            self._calls[acting] = guiding_calls([self._rows[i] for i in acting], self._layout)
+        shares = [weighted_output(self._model, call, self._layout, made, level) for call in self._calls[acting]]
+        return torch.stack(shares).sum(dim=0)
+
+
 def guiding_calls(rows: list[Row], layout: Layout) -> list[Call]:
     """The calls that ask about all of ``rows``, whose guided output is
     ``first + Σ (scale − 1) · (first − other)``."""

@@ -161,6 +161,31 @@ def to_epsilon(
     return (noisy - a * output) / s if prediction == "sample" else a * output + s * noisy
 
 
+def flow_step(
+    prediction: str, output: Tensor, noisy: Tensor, level: Tensor, to: Tensor, alphas_cumprod: Tensor | None = None
+) -> Tensor:
+    """From one level to another along the path that the model's output says: Euler's step of the probability flow,
+    DDIM's (Song et al., 2021, arXiv:2010.02502, equation 13) on the vp path, in either direction. What is ``noisy`` is
+    at ``level``; the output may be that of another place near it."""
+    if alphas_cumprod is None:
+        return noisy + (to - level) * output
+    epsilon = to_epsilon(prediction, output, noisy, level, alphas_cumprod)
+    latents = (noisy - sigma(level, alphas_cumprod) * epsilon) / alpha(level, alphas_cumprod)
+    return add_noise(latents, epsilon, to, alphas_cumprod)
+
+
+def slerp(first: Tensor, second: Tensor, fraction: float) -> Tensor:
+    """Between two samples of noise ``(b, …)`` along a great circle, so that what lies between is as long as they are
+    (Shoemake, 1985; DDIM, Song et al., 2021, section 5.3). fraction: 0 is the first, 1 the second."""
+    a, b = first.flatten(1).double(), second.flatten(1).double()
+    cosine = (a * b).sum(dim=1, keepdim=True) / (a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True))
+    angle = cosine.clamp(-1, 1).acos()
+    if bool((angle < 1e-4).any()):  # of one direction: a straight line
+        return torch.lerp(first, second, fraction)
+    between = (((1 - fraction) * angle).sin() * a + (fraction * angle).sin() * b) / angle.sin()
+    return between.view_as(first).to(first)
+
+
 def loss_weight(config: NoiseConfig, level: Tensor, alphas_cumprod: Tensor | None = None) -> Tensor:
     """The factor of the squared error at each level.
 
@@ -189,6 +214,13 @@ def level_shift(num_tokens: int, base_tokens: int) -> float:
 def shift_level(level: Tensor, shift: float) -> Tensor:
     """``shift·u / (1 + (shift − 1)·u)``: moves levels in [0, 1] towards 1 and keeps both ends."""
     return (shift * level / (1 + (shift - 1) * level)).clamp(max=1)  # rounding leads beyond
+
+
+def sampling_levels(steps: int, shift: float, strength: float = 1.0) -> Tensor:
+    """The levels at which sampling asks the model, evenly spaced before the shift: of ``steps`` from level 1 down, the
+    last ones, as large a share as ``strength`` and at least one."""
+    count = max(1, round(steps * strength))
+    return shift_level(torch.linspace(strength, strength / count, count), shift)
 
 
 def draw_levels(count: int, config: NoiseConfig, shift: float, generator: torch.Generator) -> Tensor:

@@ -21,6 +21,13 @@ class VideoPipelineOutput(BaseOutput):
     frames: Videos
 
 
+@dataclass
+class InterpolationOutput(VideoPipelineOutput):
+    """round_trips: for each of the two videos, the PSNR in dB of what its noise leads back to (see `Inversion`)."""
+
+    round_trips: tuple[float, float]
+
+
 def check_output_type(output_type: str) -> None:
     """Raises ValueError unless it is one of `OUTPUT_TYPES`."""
     if output_type not in OUTPUT_TYPES:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.transforms import to_float
 from vae3d import LatentCodec
+from video_dit.editing import known_tokens, remake, repeat_last
 from video_dit.request import Piece, VideoRequest
 from video_dit.rollout import (
     MakeWindow,
@@ -36,7 +37,8 @@ CHUNK = 16
 @dataclass(frozen=True)
 class Maker:
     """What a request is made with. denoise: makes a window of at most ``window`` latent frames, ``context`` of them
-    known, and returns all its latents; it is told the number in the whole video of the first frame that is made."""
+    known, and returns all its latents; it is told the number in the whole video of the first frame that is made.
+    token_pixels: height and width of a token in pixels."""
 
     codec: LatentCodec
     denoise: Callable[[Window, int], Tensor]
@@ -44,6 +46,7 @@ class Maker:
     context: int
     frame_rate: float
     device: torch.device
+    token_pixels: int
 
     @property
     def r(self) -> int:
@@ -63,9 +66,9 @@ def count_windows(request: VideoRequest, window: int, context: int, r: int) -> i
             does not fit the window.
     """
     check_starts(request, r)
-    if request.mode == "text":
+    if request.mode in ("text", "edit"):
         known = int(0 in picture_places(request))
-        count = 1 + (request.num_frames - 1) // r - known
+        count = 1 + -(-(made_frames(request, r) - 1) // r) - known
         return len(window_sizes(count, window, context, known, breaks(request, count, text_begin(known, r))))
     video, second = given_videos(request)
     for given in (video, second):
@@ -86,8 +89,9 @@ def count_windows(request: VideoRequest, window: int, context: int, r: int) -> i
 
 def check_starts(request: VideoRequest, r: int) -> None:
     """Raises ValueError where a prompt begins when the whole video is over."""
+    given = () if request.mode == "edit" else (request.video, request.second)
     made = made_frames(request, r) * (2 if request.mode == "both" else 1)
-    total = made + sum(len(video) for video in (request.video, request.second) if video is not None)
+    total = made + sum(len(video) for video in given if video is not None)
     duration = total / request.frame_rate
     for schedule in request.prompts:
         if schedule.starts[-1] >= duration:
@@ -122,6 +126,9 @@ def made_frames(request: VideoRequest, r: int) -> int:
     """Frames that are made, on each side of a given video if there are two."""
     if request.mode == "text":
         return request.num_frames
+    if request.mode == "edit":
+        assert request.video is not None
+        return len(request.video)
     return r * made_groups(request, r) - (request.mode in ("connect", "loop"))
 
 
@@ -139,6 +146,9 @@ def pieces(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
     """
     if request.mode == "text":
         yield from _from_nothing(request, maker)
+        return
+    if request.mode == "edit":
+        yield from _edited(request, maker)
         return
     (video, second), count, r = given_videos(request), made_groups(request, maker.r), maker.r
     place = 0  # frames so far
@@ -197,6 +207,28 @@ def _from_nothing(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
         place = end
 
 
+def _edited(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
+    """A given video, what its mask says made anew; its end is drawn out to whole latent frames, and cut off again."""
+    assert request.video is not None
+    video, mask = request.video, request.mask
+    begin = text_begin(0, maker.r)
+    latents = encode_video(repeat_last(video, maker.r), maker)
+    known = None if mask is None else known_tokens(repeat_last(mask, maker.r), maker.r, maker.token_pixels)
+    at = breaks(request, latents.shape[2], begin)
+    window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
+    make = maker.make(begin)
+    made = remake(make, latents, known, request.strength, window, context, rate, r, at)
+    place = 0
+    for frames in _span(_decode(maker.codec, made), 0, len(video)):
+        end = place + frames.shape[2]
+        if mask is None:
+            yield Piece(frames.cpu(), given=False)
+        elif end > place:
+            given = to_float(video[place:end])[None]
+            yield Piece(torch.where(mask[None, None, place:end], frames.cpu(), given), given=False)
+        place = end
+
+
 def _before(video: Tensor, count: int, maker: Maker) -> Iterator[Tensor]:
     """``r·count`` frames before a uint8 video ``(t, h, w, 3)``: one more is made, which is its first frame."""
     latents = _start(video, maker)
@@ -211,7 +243,7 @@ def _after(request: VideoRequest, count: int, maker: Maker, place: int) -> Itera
     """``r·count`` frames after the given video, which are number ``place`` and on of the whole."""
     video, _ = given_videos(request)
     usable = _usable(len(video), maker.r)
-    latents = _encode(video[len(video) - usable :], maker)
+    latents = encode_video(video[len(video) - usable :], maker)
     begin = after_begin(place, maker.r)
     at = breaks(request, count, begin)
     window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
@@ -226,7 +258,7 @@ def _between(request: VideoRequest, count: int, maker: Maker, place: int) -> Ite
     which is the other's first frame."""
     video, second = given_videos(request)
     usable = _usable(len(video), maker.r)
-    latents, after = _encode(video[len(video) - usable :], maker), _start(second, maker)
+    latents, after = encode_video(video[len(video) - usable :], maker), _start(second, maker)
     window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
     begin = after_begin(place, r)
     at = breaks(request, count, begin)
@@ -251,10 +283,10 @@ def _start(video: Tensor, maker: Maker) -> Tensor:
     """The first latents of a uint8 video ``(t, h, w, 3)``, as many as a window sees at most, without its one-frame
     latent; they depend on no later frame."""
     frames = _usable(min(len(video), 1 + maker.r * maker.context), maker.r)
-    return _encode(video[:frames], maker)[:, :, 1:]
+    return encode_video(video[:frames], maker)[:, :, 1:]
 
 
-def _encode(video: Tensor, maker: Maker) -> Tensor:
+def encode_video(video: Tensor, maker: Maker) -> Tensor:
     """Latents ``(1, c, 1 + k, h', w')`` of a uint8 video ``(1 + r·k, h, w, 3)``."""
     stream = maker.codec.encode_stream()
     parts = video.split(CHUNK * maker.r)

@@ -1,8 +1,10 @@
 """`VideoPipeline`: the one place where text, transformer, codec and scheduler meet."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,14 +15,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vae3d import LatentCodec
 from vae3d.interop import Autoencoder
-from video_dit.denoising import given_prompts, prompts_at, window_denoiser
+from video_dit.denoising import check_latents, listed_prompts, prompts_at, window_denoiser, window_inverter
+from video_dit.editing import uncropped
+from video_dit.given import Frames, GivenOptions, SamplingOptions, given_request
+from video_dit.inversion import Inversion, inverted, request_from_noise
 from video_dit.model import VideoDiT
 from video_dit.model_folder import PIPELINE_FILE
-from video_dit.output import VideoPipelineOutput, check_output_type, to_output
+from video_dit.noise import slerp
+from video_dit.output import InterpolationOutput, VideoPipelineOutput, check_output_type, to_output
 from video_dit.pieces import Maker, count_windows, pieces, text_latents
-from video_dit.request import Keyframe, Piece, PromptSchedule, VideoRequest, given_request
+from video_dit.request import Keyframe, Mode, Piece, PromptSchedule, VideoRequest, check_size
+from video_dit.rollout import context_size
 from video_dit.sampling import Generators, SamplingConfig, num_calls
-from video_dit.schedulers import check_scheduler, check_steps, noise_facts
+from video_dit.schedulers import check_deterministic, check_scheduler, check_steps, noise_facts
 from video_dit.text import encode_prompts, pad_embeds
 
 Callback = Callable[[DiffusionPipeline, int, Tensor, dict], dict]
@@ -31,7 +38,7 @@ Picture = Tensor | np.ndarray
 
 
 class VideoPipeline(DiffusionPipeline):
-    """Text to video; given video continued, connected and closed to loops.
+    """Text to video; given video continued, connected, closed to loops, edited and interpolated.
 
     A saved pipeline is a diffusers folder, read with ``VideoPipeline.from_pretrained(folder)``.
 
@@ -145,23 +152,10 @@ class VideoPipeline(DiffusionPipeline):
             ValueError: an argument is out of its range; the message names the value, the rule and a fix.
         """
         check_output_type(output_type)
-        if num_videos_per_prompt < 1:
-            raise ValueError(f"num_videos_per_prompt={num_videos_per_prompt} must be at least 1")
-        if (prompt is None) == (prompt_embeds is None):
-            raise ValueError("prompt and prompt_embeds exclude each other: give one")
-        texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
-        encoded = None
-        if prompt_embeds is not None:
-            texts = [""] * len(prompt_embeds)
-            positive = prompt_embeds, prompt_attention_mask
-            negative = negative_prompt_embeds, negative_prompt_attention_mask
-            encoded = given_prompts(*positive, *negative, self.transformer.config.text_dim, num_videos_per_prompt)
-        elif negative_prompt_embeds is not None:
-            raise ValueError("negative_prompt_embeds go with prompt_embeds: give these as well, or negative_prompt")
-        negatives = [negative_prompt] * len(texts) if isinstance(negative_prompt, str) else list(negative_prompt)
-        if len(negatives) != len(texts):
-            raise ValueError(f"negative_prompt has {len(negatives)} texts: give one text, or a list of {len(texts)}")
-        texts, negatives = ([text for text in of for _ in range(num_videos_per_prompt)] for of in (texts, negatives))
+        embeds = prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
+        texts, negatives, encoded = listed_prompts(
+            prompt, negative_prompt, *embeds, self.transformer.config.text_dim, num_videos_per_prompt
+        )
         pictures = [*([] if image is None else [(0.0, image)]), *keyframes]
         r, (default_height, default_width) = self.codec.frame_rule[0], self.sizes[0]
         request = VideoRequest(
@@ -177,7 +171,10 @@ class VideoPipeline(DiffusionPipeline):
             num_frames=1 + r * (self.window - 1) if num_frames is None else num_frames,
             height=default_height if height is None else height,
             width=default_width if width is None else width,
-            keyframes=tuple(Keyframe(seconds, _as_tensor(one)) for seconds, one in pictures),
+            keyframes=tuple(
+                Keyframe(seconds, one if isinstance(one, Tensor) else torch.from_numpy(np.array(one)))
+                for seconds, one in pictures
+            ),
             latents=latents,
             encoded=encoded,
         )
@@ -191,23 +188,10 @@ class VideoPipeline(DiffusionPipeline):
 
     def extend(
         self,
-        frames: Tensor | np.ndarray,
+        frames: Frames,
         direction: str = "forward",
         seconds: float = 4.0,
-        prompt: str = "",
-        frame_rate: float | None = None,
-        num_inference_steps: int = 30,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        generator: Generators = None,
-        output_type: str = "np",
-        context_seconds: float | None = None,
-        context_level: float = 0.03,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        history_guidance: float = 1.0,
-        step_cache: float = 0.0,
-        callback_on_step_end: Callback | None = None,
-        return_dict: bool = True,
+        **options: Unpack[GivenOptions],
     ) -> VideoPipelineOutput | Any:
         """Continue a video after its end, or make what came before its start, or both.
 
@@ -218,12 +202,7 @@ class VideoPipeline(DiffusionPipeline):
             frames: uint8 ``(t, h, w, 3)``, height and width multiples of `grid`, more than ``r`` frames.
             direction: "forward", "backward" or "both".
             seconds: to add, above 0.
-            prompt: what the video shows; a schedule counts from the start of the whole video.
-            frame_rate: of ``frames``; default: the model's.
-            context_seconds: of the video that the model sees; default: half a window.
-
-        The other arguments are those of `__call__`; output "latent" is not offered, since given frames have none.
-
+            options: see `GivenOptions`.
         Returns:
             The whole video in order of time, one sample.
         Raises:
@@ -231,78 +210,104 @@ class VideoPipeline(DiffusionPipeline):
         """
         if direction not in ("forward", "backward", "both"):
             raise ValueError(f"direction={direction!r} must be 'forward', 'backward' or 'both'")
-        config = SamplingConfig(
-            num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
-        )
-        rate = self.frame_rate if frame_rate is None else frame_rate
-        settings = seconds, prompt, negative_prompt, rate, config, context_seconds, generator
-        request = given_request(direction, frames, None, *settings)  # type: ignore[arg-type]  # checked above
-        return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
+        mode: Mode = direction  # type: ignore[assignment]  # checked above
+        return self._of_given(given_request(mode, frames, self.frame_rate, options, seconds=seconds), options)
 
     def connect(
-        self,
-        first: Tensor | np.ndarray,
-        second: Tensor | np.ndarray,
-        seconds: float = 4.0,
-        prompt: str = "",
-        frame_rate: float | None = None,
-        num_inference_steps: int = 30,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        generator: Generators = None,
-        output_type: str = "np",
-        context_seconds: float | None = None,
-        context_level: float = 0.03,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        history_guidance: float = 1.0,
-        step_cache: float = 0.0,
-        callback_on_step_end: Callback | None = None,
-        return_dict: bool = True,
+        self, first: Frames, second: Frames, seconds: float = 4.0, **options: Unpack[GivenOptions]
     ) -> VideoPipelineOutput | Any:
         """Make what leads from one video to another of the same size.
 
         Both come back untouched, with ``r·j − 1`` new frames between them, j the nearest to ``seconds`` and at least 1.
         Arguments are those of `extend`.
         """
-        config = SamplingConfig(
-            num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
-        )
-        rate = self.frame_rate if frame_rate is None else frame_rate
-        settings = seconds, prompt, negative_prompt, rate, config, context_seconds, generator
-        request = given_request("connect", first, second, *settings)
-        return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
+        asked = given_request("connect", first, self.frame_rate, options, second=second, seconds=seconds)
+        return self._of_given(asked, options)
 
-    def loop(
-        self,
-        frames: Tensor | np.ndarray,
-        seconds: float = 4.0,
-        prompt: str = "",
-        frame_rate: float | None = None,
-        num_inference_steps: int = 30,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        generator: Generators = None,
-        output_type: str = "np",
-        context_seconds: float | None = None,
-        context_level: float = 0.03,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        history_guidance: float = 1.0,
-        step_cache: float = 0.0,
-        callback_on_step_end: Callback | None = None,
-        return_dict: bool = True,
-    ) -> VideoPipelineOutput | Any:
+    def loop(self, frames: Frames, seconds: float = 4.0, **options: Unpack[GivenOptions]) -> VideoPipelineOutput | Any:
         """Make what leads from the end of a video back to its start, so that it can be shown over and over.
 
         It comes back untouched, with ``r·j − 1`` new frames after it, the last of which runs into its first. Arguments
         are those of `extend`.
         """
-        config = SamplingConfig(
-            num_inference_steps, guidance_scale, context_level, guidance_interval, history_guidance, step_cache
-        )
-        rate = self.frame_rate if frame_rate is None else frame_rate
-        settings = seconds, prompt, negative_prompt, rate, config, context_seconds, generator
-        request = given_request("loop", frames, None, *settings)
-        return self._finished(self.stream(request, callback_on_step_end), output_type, return_dict)
+        return self._of_given(given_request("loop", frames, self.frame_rate, options, seconds=seconds), options)
+
+    def edit(
+        self, frames: Frames, strength: float = 0.6, mask: Frames | None = None, **options: Unpack[GivenOptions]
+    ) -> VideoPipelineOutput | Any:
+        """Change a video into what the prompt says (SDEdit, Meng et al., 2021, arXiv:2108.01073).
+
+        Args:
+            frames: as `extend` takes them, of any number.
+            strength: how far the video's latents are brought towards noise, from where they are denoised: 0 gives the
+                video as the autoencoder has it, 1 a new one, the same as text to video from the same seed.
+            mask: what may change, bool, or uint8 that is white there: one for all frames, ``(h, w)``, or one each,
+                ``(t, h, w)``. Pixels outside come back untouched.
+            options: see `GivenOptions`.
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        asked = given_request("edit", frames, self.frame_rate, options, strength=strength, mask=mask)
+        return self._of_given(asked, options)
+
+    def inpaint(self, frames: Frames, mask: Frames, **options: Unpack[GivenOptions]) -> VideoPipelineOutput | Any:
+        """Make what a mask covers anew, and leave the rest untouched: `edit` with a strength of 1."""
+        asked = given_request("edit", frames, self.frame_rate, options, mask=mask)
+        return self._of_given(asked, options)
+
+    def uncrop(
+        self, frames: Frames, height: int, width: int, **options: Unpack[GivenOptions]
+    ) -> VideoPipelineOutput | Any:
+        """Make what is around a video, which comes back untouched in the middle of ``height`` × ``width`` pixels,
+        multiples of `grid`.
+
+        Args:
+            frames: uint8 ``(t, h, w, 3)``, at most of the new size.
+            options: see `GivenOptions`.
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        canvas, mask = uncropped(torch.as_tensor(frames), height, width)
+        return self._of_given(given_request("edit", canvas, self.frame_rate, options, mask=mask), options)
+
+    def invert(self, frames: Frames, **options: Unpack[SamplingOptions]) -> Inversion:
+        """The noise from which the model makes a video, found by following its steps the other way.
+
+        ``pipe(prompt, latents=inversion.noise, guidance_scale=1, …)`` with the same prompt, steps and size makes it
+        again, but for the error that is told.
+
+        Args:
+            frames: as `extend` takes them; as many as 1 + r·k of them count.
+            options: see `SamplingOptions`; ``guidance_scale`` is 1 by default here.
+        Raises:
+            ValueError: an argument is out of its range, or the scheduler adds noise as it goes.
+        """
+        asked = given_request("interpolate", frames, self.frame_rate, {**options}, second=frames)
+        video = torch.as_tensor(frames)
+        return self._inverted(request_from_noise(asked, self.codec.frame_rule[0]), video)
+
+    def interpolate(
+        self, first: Frames, second: Frames, fraction: float = 0.5, **options: Unpack[GivenOptions]
+    ) -> InterpolationOutput | Any:
+        """Make a video between two of the same shape, from the noise between those that lead to either (DDIM, Song et
+        al., 2021, section 5.3).
+
+        ``fraction`` is where between them, from 0, the first as the model makes it again, to 1, the second. Options are
+        those of `invert`; the output has the PSNR of either video made again.
+        """
+        asked = given_request("interpolate", first, self.frame_rate, options, second=second, fraction=fraction)
+        between, round_trips = self.interpolation(asked)
+        frames = self._of_given(between, {**options, "return_dict": False})[0]
+        return InterpolationOutput(frames, round_trips) if options.get("return_dict", True) else (frames,)
+
+    def interpolation(self, request: VideoRequest) -> tuple[VideoRequest, tuple[float, float]]:
+        """The text to video that an "interpolate" request comes to, from the noise between that of its two videos; and
+        the PSNR of either video made again, as `Inversion` has it."""
+        assert request.video is not None and request.second is not None
+        asked = request_from_noise(request, self.codec.frame_rule[0])
+        first, second = (self._inverted(asked, video) for video in (request.video, request.second))
+        noise = slerp(first.noise, second.noise, request.fraction)
+        return replace(asked, latents=noise), (first.psnr, second.psnr)
 
     def stream(self, request: VideoRequest, callback_on_step_end: Callback | None = None) -> Iterator[Piece]:
         """The frames of a request in order of time, each piece as soon as it is made. Those that were given are not
@@ -313,6 +318,8 @@ class VideoPipeline(DiffusionPipeline):
         Raises:
             ValueError: the request does not fit the model; raised here, before anything is made.
         """
+        if request.mode == "interpolate":
+            request, _ = self.interpolation(request)
         return self._stream(request, self._check(request), callback_on_step_end)
 
     def encode_prompt(self, prompt: str | list[str]) -> tuple[Tensor, Tensor]:
@@ -327,21 +334,11 @@ class VideoPipeline(DiffusionPipeline):
         Raises:
             ValueError: it would leave no latent frame of the window to be made.
         """
-        window = self.window_at(frame_rate)
-        if seconds is None:
-            return max(1, window // 2)
-        r, _ = self.codec.frame_rule
-        longest = (window - 1) * r / frame_rate
-        if not 0 < seconds <= longest:
-            raise ValueError(f"context_seconds={seconds} must be above 0 and at most {longest:g}, a window less a step")
-        return max(1, min(window - 1, round(seconds * frame_rate / r)))
+        return context_size(seconds, self.window_at(frame_rate), frame_rate, self.codec.frame_rule[0])
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError unless both are multiples of `grid`."""
-        for name, size in (("height", height), ("width", width)):
-            if size < self.grid or size % self.grid:
-                lower = max(self.grid, size // self.grid * self.grid)
-                raise ValueError(f"{name}={size} must be a multiple of {self.grid}: use {lower} or {lower + self.grid}")
+        check_size(height, width, self.grid)
 
     def _check(self, request: VideoRequest) -> int:
         """How many windows there are to make; ValueError where the model cannot make what is asked."""
@@ -352,10 +349,7 @@ class VideoPipeline(DiffusionPipeline):
             count = self.codec.num_latent_frames(request.num_frames)
             grid, channels = self.codec.grid, self.codec.latent_channels
             shape = len(request.prompts), channels, count, request.height // grid, request.width // grid
-            if request.latents is not None and request.latents.shape != shape:
-                raise ValueError(f"latents of {tuple(request.latents.shape)} must be of {shape}")
-            if request.latents is not None and not bool(request.latents.isfinite().all()):
-                raise ValueError("latents hold values that are not finite: give normal noise")
+            check_latents(request.latents, shape)
         else:
             assert request.video is not None
             self.check_size(*request.video.shape[1:3])
@@ -363,7 +357,8 @@ class VideoPipeline(DiffusionPipeline):
         return count_windows(request, self.window_at(request.frame_rate), context, self.codec.frame_rule[0])
 
     def _bar(self, request: VideoRequest, windows: int) -> Any:
-        return self.progress_bar(total=windows * num_calls(self.scheduler, request.sampling.num_inference_steps))
+        calls = num_calls(self.scheduler, request.sampling.num_inference_steps, request.strength)
+        return self.progress_bar(total=windows * calls)
 
     @torch.no_grad()
     def _stream(self, request: VideoRequest, windows: int, callback: Callback | None) -> Iterator[Piece]:
@@ -383,7 +378,21 @@ class VideoPipeline(DiffusionPipeline):
 
         denoise = window_denoiser(request, self.transformer, self.scheduler, prompts, r, on_step)
         context = self.context_frames(request.context_seconds, rate)
-        return Maker(self.codec, denoise, self.window_at(rate), context, rate, self._execution_device)
+        return Maker(self.codec, denoise, self.window_at(rate), context, rate, self._execution_device, self.grid)
+
+    def _inverted(self, request: VideoRequest, video: Tensor) -> Inversion:
+        check_deterministic(self.scheduler)
+        windows = self._check(request)
+        prompts = prompts_at(request, self.tokenizer, self.text_encoder)
+        with torch.no_grad(), self._bar(request, 2 * windows) as bar:
+            invert = window_inverter(request, self.transformer, self.scheduler, prompts, bar.update)
+            found = inverted(request, video, invert, partial(self._maker, callback=None, bar=bar))
+        self.maybe_free_model_hooks()
+        return found
+
+    def _of_given(self, request: VideoRequest, options: GivenOptions) -> VideoPipelineOutput | Any:
+        made = self.stream(request, options.get("callback_on_step_end"))
+        return self._finished(made, options.get("output_type", "np"), options.get("return_dict", True))
 
     def _finished(self, made: Iterator[Piece], output_type: str, return_dict: bool) -> VideoPipelineOutput | Any:
         check_output_type(output_type)
@@ -391,7 +400,3 @@ class VideoPipeline(DiffusionPipeline):
             raise ValueError("output_type='latent' is not offered here: use 'np', 'pt' or 'pil'")
         frames = to_output(torch.cat([piece.frames for piece in made], dim=2), output_type)
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
-
-
-def _as_tensor(picture: Picture) -> Tensor:
-    return picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture))

@@ -1,19 +1,18 @@
-"""What is asked of `VideoPipeline`: text to video, or a given video continued, connected or closed to a loop."""
+"""What is asked of `VideoPipeline`: text to video, or what becomes of given video."""
 
 import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from video_dit.sampling import Generators, Prompts, SamplingConfig
 
-Mode = Literal["text", "forward", "backward", "both", "connect", "loop"]
-MODES: tuple[Mode, ...] = ("text", "forward", "backward", "both", "connect", "loop")
+Mode = Literal["text", "forward", "backward", "both", "connect", "loop", "edit", "interpolate"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,11 @@ class VideoRequest:
     video: uint8 ``(t, h, w, 3)``, which is continued; with "connect" the first of two, with ``second`` after it.
     seconds: to make on each side that is made.
 
+    strength: of "edit", 0 to 1 (see `video_dit.sampling.Window`). mask: what is made anew, bool ``(t, h, w)``; all of
+    ``video`` by default.
+
+    fraction: of "interpolate", how far from ``video`` to ``second``, which is of the same shape.
+
     encoded: prompts that are embeddings already; then those in words say nothing.
 
     Raises:
@@ -105,6 +109,9 @@ class VideoRequest:
     video: Tensor | None = None
     second: Tensor | None = None
     seconds: float = 0.0
+    strength: float = 1.0
+    mask: Tensor | None = None
+    fraction: float = 0.5
     encoded: Prompts | None = None
 
     def __post_init__(self) -> None:
@@ -121,6 +128,10 @@ class VideoRequest:
             raise ValueError(f"generator has {len(self.generator)} entries and must have one, or {count}")
         if self.mode == "text":
             self._check_text()
+        elif self.mode == "edit":
+            self._check_edited()
+        elif self.mode == "interpolate":
+            self._check_interpolated()
         else:
             self._check_given()
 
@@ -134,6 +145,28 @@ class VideoRequest:
         if len(set(places)) < len(places):
             raise ValueError(f"two keyframes fall on one frame at {self.frame_rate:g} a second: leave one out")
 
+    def _check_edited(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength={self.strength} must be in [0, 1]: 0 changes nothing, 1 everything")
+        assert self.video is not None
+        check_frames("frames", self.video)
+        if self.mask is None:
+            return
+        if self.mask.dtype != torch.bool or self.mask.shape != self.video.shape[:3]:
+            size = tuple(self.video.shape[:3])
+            raise ValueError(f"mask of {self.mask.dtype} {tuple(self.mask.shape)} must be torch.bool {size}")
+        if not bool(self.mask.any()):
+            raise ValueError("mask is nowhere true: mark what is to be made anew")
+
+    def _check_interpolated(self) -> None:
+        if not 0 <= self.fraction <= 1:
+            raise ValueError(f"fraction={self.fraction} must be in [0, 1]: 0 is the first video, 1 the second")
+        assert self.video is not None and self.second is not None
+        check_frames("frames", self.video)
+        check_frames("second", self.second, tuple(self.video.shape[1:3]))
+        if len(self.video) != len(self.second):
+            raise ValueError(f"videos of {len(self.video)} and {len(self.second)} frames must be as long: cut one")
+
     def _check_given(self) -> None:
         if not 0 < self.seconds < math.inf:
             raise ValueError(f"seconds={self.seconds} must be above 0")
@@ -144,31 +177,12 @@ class VideoRequest:
             check_frames("second", self.second, tuple(self.video.shape[1:3]))
 
 
-def given_request(
-    mode: Mode,
-    video: Tensor | np.ndarray,
-    second: Tensor | np.ndarray | None,
-    seconds: float,
-    prompt: str,
-    negative_prompt: str,
-    frame_rate: float,
-    sampling: SamplingConfig,
-    context_seconds: float | None,
-    generator: Generators,
-) -> VideoRequest:
-    """A request about given video; see `VideoRequest`."""
-    return VideoRequest(
-        mode,
-        (PromptSchedule.parse(prompt),),
-        (negative_prompt,),
-        frame_rate,
-        sampling,
-        context_seconds,
-        generator,
-        video=torch.as_tensor(video),
-        second=None if second is None else torch.as_tensor(second),
-        seconds=seconds,
-    )
+def check_size(height: int, width: int, grid: int) -> None:
+    """Raises ValueError unless both are multiples of ``grid``."""
+    for name, size in (("height", height), ("width", width)):
+        if size < grid or size % grid:
+            lower = max(grid, size // grid * grid)
+            raise ValueError(f"{name}={size} must be a multiple of {grid}: use {lower} or {lower + grid}")
 
 
 def check_frames(name: str, frames: Tensor, size: tuple[int, ...] | None = None) -> None:

@@ -27,6 +27,20 @@ class Pinned:
     latents: Tensor
 
 
+def context_size(seconds: float | None, window: int, frame_rate: float, r: int) -> int:
+    """Latent frames of context: ``seconds`` of video, or half a window.
+
+    Raises:
+        ValueError: it would leave no latent frame of the window to be made.
+    """
+    if seconds is None:
+        return max(1, window // 2)
+    longest = (window - 1) * r / frame_rate
+    if not 0 < seconds <= longest:
+        raise ValueError(f"context_seconds={seconds} must be above 0 and at most {longest:g}, a window less a step")
+    return max(1, min(window - 1, round(seconds * frame_rate / r)))
+
+
 def window_sizes(count: int, window: int, context: int, given: int, breaks: Sequence[int] = ()) -> list[int]:
     """New latent frames of each window.
 

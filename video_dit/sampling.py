@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
+from einops import rearrange, repeat
 from torch import Tensor
 
-from video_dit.guidance import Call, Layout, Row, guiding_calls, weighted_output
+from video_dit.guidance import GuidedModel, Layout, Row
 from video_dit.model import VideoDiT
-from video_dit.noise import add_noise, level_shift, shift_level
-from video_dit.schedulers import clipped_epsilon, ready_scheduler, scheduler_alphas_cumprod
+from video_dit.noise import add_noise, level_shift
+from video_dit.schedulers import clipped_epsilon, noised, ready_scheduler, scheduler_alphas_cumprod
 from video_dit.step_cache import LastCall, next_call
 from video_dit.tokens import Segments, grid_coords, patchify, per_token, unpatchify
 
@@ -25,9 +26,12 @@ StepCallback = Callable[[int, Tensor, Tensor], Tensor]
 class Window:
     """Latent frames that are denoised together.
 
-    latents: ``(b, c, t, h, w)``, normalised; read only where known. known: ``(t,)`` bool, latent frames that are
-    given. times: ``(t,)`` seconds. one_frame: ``(t,)`` bool, latent frames that stand for one pixel frame. start: the
-    number of the first made latent frame among all that windows make of a video.
+    latents: ``(b, c, t, h, w)``, normalised; read where known, and everywhere where ``strength`` is below 1.
+    known: bool, what is given: latent frames ``(t,)``, or tokens ``(t, h / p, w / p)``. times: ``(t,)`` seconds.
+    one_frame: ``(t,)`` bool, latent frames that stand for one pixel frame. start: the number of the first made latent
+    frame among all that windows make of a video. strength: how far up the levels what is made begins, as a share before
+    the shift, so that it changes as much in pictures of any size; below 1 it begins as the latents with that much noise
+    (SDEdit, Meng et al., 2021, arXiv:2108.01073).
     """
 
     latents: Tensor
@@ -35,6 +39,13 @@ class Window:
     times: Tensor
     one_frame: Tensor
     start: int = 0
+    strength: float = 1.0
+
+    def known_tokens(self, patch_size: int) -> Tensor:
+        """Which tokens are given, ``(n,)``."""
+        height, width = (side // patch_size for side in self.latents.shape[3:])
+        known = self.known if self.known.ndim == 3 else repeat(self.known, "t -> t h w", h=height, w=width)
+        return rearrange(known, "t h w -> (t h w)")
 
 
 @dataclass(frozen=True)
@@ -100,14 +111,9 @@ class SamplingConfig:
         return 1.5 if anything_known else 4.0
 
 
-def sampling_levels(steps: int, shift: float) -> Tensor:
-    """The levels ``(steps,)`` at which the model is asked: from 1 down, evenly spaced before the shift."""
-    return shift_level(torch.linspace(1.0, 1.0 / steps, steps), shift)
-
-
-def num_calls(scheduler: Any, steps: int) -> int:
+def num_calls(scheduler: Any, steps: int, strength: float = 1.0) -> int:
     """How often `sample_window` calls ``on_step``: twice in a step of some schedulers."""
-    return len(ready_scheduler(scheduler, sampling_levels(steps, 1.0), torch.device("cpu"))[1])
+    return len(ready_scheduler(scheduler, steps, 1.0, torch.device("cpu"), strength)[2])
 
 
 @torch.no_grad()
@@ -127,50 +133,43 @@ def sample_window(
         scheduler: a diffusers scheduler of the model's path and prediction; a fresh copy steps the made tokens
             ``(b, n_made, d)`` only.
         generator: one for all samples, or one each.
-        noise: ``(b, c, t_made, h, w)`` that the made latents begin from, instead of the generator's.
+        noise: ``(b, c, t_made, h, w)`` that the made latents begin from, instead of the generator's; of a window whose
+            known side is whole latent frames.
     Returns:
         ``(b, c, t, h, w)`` fp32: known latents exactly as given, the others made.
     """
     b, _, t, height, width = window.latents.shape
     p, device = model.config.patch_size, window.latents.device
-    known = per_token(window.known, height, width, p)  # n
-    layout = Layout(
-        known=known.nonzero()[:, 0].to(device),
-        made=(~known).nonzero()[:, 0].to(device),
-        coords=grid_coords(window.times, height, width, p).to(device),
-        one_frame=per_token(window.one_frame, height, width, p).to(device),
-    )
+    layout = window_layout(window, p)
     tokens = patchify(window.latents.float(), p)  # b n d
     n, d = tokens.shape[1:]
     path = scheduler_alphas_cumprod(scheduler)  # None is the straight one
     path = path if path is None else path.to(device)
-    rows = _rows(model, prompts, config, tokens[:, layout.known], path, generator)
+    guided = GuidedModel(model, window_rows(model, prompts, config, tokens[:, layout.known], path, generator), layout)
     if noise is None:
         made = randn_tensor((b, len(layout.made), d), generator=generator, device=device)
     else:
         made = patchify(noise.to(tokens), p)
 
     prediction = scheduler.config.get("prediction_type")
-    levels = sampling_levels(config.num_inference_steps, level_shift(n, model.config.base_tokens))
-    scheduler, levels = ready_scheduler(scheduler, levels, device)
-    if path is not None:
+    shift, steps = level_shift(n, model.config.base_tokens), config.num_inference_steps
+    scheduler, timesteps, levels = ready_scheduler(scheduler, steps, shift, device, window.strength)
+    if window.strength < 1:
+        made = noised(scheduler, tokens[:, layout.made], made, timesteps[0], levels[0].to(device), path)
+    elif path is not None:
         made = made * scheduler.init_noise_sigma
     draws = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
-    calls: dict[tuple[int, ...], list[Call]] = {}
     last: LastCall | None = None
-    for number, (timestep, level_now) in enumerate(zip(scheduler.timesteps, levels.tolist(), strict=True)):
+    for number, (timestep, level_now) in enumerate(zip(timesteps, levels.tolist(), strict=True)):
         level = levels[number].to(device)
         shown = made if path is None else scheduler.scale_model_input(made, timestep)
-        acting = (0, *(i for i, row in enumerate(rows[1:], 1) if row.acts_at(level_now)))
+        acting = guided.acting(level_now)
         is_end = number == len(levels) - 1
         if last is not None and not is_end and last.serves(shown, acting, config.step_cache):
             output = last.output if path is None else clipped_epsilon("epsilon", last.output, shown, level, path)
             last = last.once_more()
         else:
-            if acting not in calls:
-                calls[acting] = guiding_calls([rows[i] for i in acting], layout)
-            shares = [weighted_output(model, call, layout, shown, level) for call in calls[acting]]
-            output = torch.stack(shares).sum(dim=0)
+            output = guided(shown, level, acting)
             if path is not None:
                 output = clipped_epsilon(prediction, output, shown, level, path)
             last = next_call(last, shown, output, acting) if config.step_cache else None
@@ -181,7 +180,19 @@ def sample_window(
     return unpatchify(tokens, (t, height // p, width // p), p)
 
 
-def _rows(
+def window_layout(window: Window, patch_size: int) -> Layout:
+    """Where its tokens stand, on the device of its latents."""
+    height, width = window.latents.shape[3:]
+    device, known = window.latents.device, window.known_tokens(patch_size)
+    return Layout(
+        known=known.nonzero()[:, 0].to(device),
+        made=(~known).nonzero()[:, 0].to(device),
+        coords=grid_coords(window.times, height, width, patch_size).to(device),
+        one_frame=per_token(window.one_frame, height, width, patch_size).to(device),
+    )
+
+
+def window_rows(
     model: VideoDiT, prompts: Prompts, config: SamplingConfig, known: Tensor, path: Tensor | None, generator: Generators
 ) -> list[Row]:
     """What the model is asked about, the prompts first; ``known`` are tokens ``(b, n_known, d)``, without noise."""

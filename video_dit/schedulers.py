@@ -23,7 +23,9 @@ from video_dit.noise import (
     BETAS,
     NUM_TRAIN_TIMESTEPS,
     NoiseConfig,
+    add_noise,
     alphas_cumprod,
+    sampling_levels,
     shift_level,
     to_epsilon,
     to_sample,
@@ -144,6 +146,13 @@ def check_scheduler(scheduler: Any, trained: dict[str, str]) -> None:
         raise ValueError(f"scheduler={name} has clip_sample=True, which cuts latents off at 1: {fix}")
 
 
+def check_deterministic(scheduler: Any) -> None:
+    """Raises ValueError where a scheduler adds noise as it goes, so that its steps cannot be followed back."""
+    if isinstance(scheduler, DDPMScheduler | EulerAncestralDiscreteScheduler):
+        name = type(scheduler).__name__
+        raise ValueError(f"scheduler={name} adds noise at each step, and cannot be followed back: use ddim")
+
+
 def check_steps(scheduler: Any, steps: int) -> None:
     """Raises ValueError where DDIM or PNDM would not arrive at the latents in so many steps: they go by T // steps
     timesteps, which beyond T / 2 is 1 whatever lies between those they are asked at."""
@@ -161,29 +170,58 @@ def fresh_scheduler(scheduler: Any) -> Any:
     return type(scheduler).from_config(scheduler.config, **changed)
 
 
-def ready_scheduler(scheduler: Any, levels: Tensor, device: torch.device) -> tuple[Any, Tensor]:
-    """A fresh copy that is about to step, and the levels at which it has the model asked, one a call, ``(calls,)``.
+def ready_scheduler(
+    scheduler: Any, steps: int, shift: float, device: torch.device, strength: float = 1.0
+) -> tuple[Any, Tensor, Tensor]:
+    """A fresh copy that is about to step, and the timesteps and levels at which it has the model asked, ``(calls,)``
+    each.
 
     Args:
-        levels: of the straight path, from 1 down, ``(steps,)``; what the scheduler is shifted by comes on top. On the
-            vp path it has its own, and only their number counts.
+        steps: from level 1. shift: of the levels of the straight path; what the scheduler is shifted by comes on top.
+            On the vp path it has levels of its own.
+        strength: the share of the way from level 1 that is gone, before the shift; its steps are as many.
     """
     fresh = fresh_scheduler(scheduler)
     if scheduler_alphas_cumprod(scheduler) is not None:
-        fresh.set_timesteps(len(levels), device=device)
-        return fresh, (fresh.timesteps.float() + 1) / NUM_TRAIN_TIMESTEPS
+        fresh.set_timesteps(steps, device=device)
+        timesteps = _last_timesteps(fresh, strength)
+        return fresh, timesteps, (timesteps.float() + 1) / NUM_TRAIN_TIMESTEPS
+    own_shift = _own_shift(scheduler)
+    levels = sampling_levels(steps, shift * own_shift, strength)  # of two shifts, one after the other
     if "sigmas" in signature(fresh.set_timesteps).parameters:
-        fresh.set_timesteps(sigmas=levels.numpy(), device=device)
+        fresh.set_timesteps(sigmas=shift_level(levels, 1 / own_shift).numpy(), device=device)
     else:  # Heun and DPM++ have no way in
         fresh.set_timesteps(len(levels), device=device)
-        places = shift_level(levels, _own_shift(scheduler)).to(fresh.sigmas)
+        places = levels.to(fresh.sigmas)
         if fresh.order == 2:  # the model is asked where a step ends and, with what came of it, where the next begins
             places = torch.cat([places[:1], places[1:].repeat_interleave(2)])
         fresh.sigmas = torch.nn.functional.pad(places, (0, 1))
     asked = fresh.sigmas[: len(fresh.timesteps)]
     # some round their timesteps, and look up among them where to begin
     fresh.timesteps = (asked * NUM_TRAIN_TIMESTEPS).to(device)
-    return fresh, asked
+    return fresh, fresh.timesteps, asked
+
+
+def _last_timesteps(scheduler: Any, strength: float) -> Tensor:
+    """Those timesteps of a scheduler of the vp path whose level is not above the strength; at least the last."""
+    timesteps = scheduler.timesteps
+    above = int(((timesteps + 1) / NUM_TRAIN_TIMESTEPS > strength + 1e-6).sum())
+    if above == 0 or strength == 1:
+        return timesteps
+    left = timesteps[min(above, len(timesteps) - 1) :]
+    if isinstance(scheduler, PNDMScheduler):  # which takes its first step twice
+        left = torch.cat([left[:2], left[1:]])
+    return left
+
+
+def noised(
+    scheduler: Any, latents: Tensor, noise: Tensor, timestep: Tensor, level: Tensor, alphas_cumprod: Tensor | None
+) -> Tensor:
+    """Latents ``(b, n, d)`` with noise, as a scheduler that is about to step from ``timestep``, at ``level``, takes
+    them: some scale what they step."""
+    if alphas_cumprod is None:
+        return add_noise(latents, noise, level)
+    return scheduler.add_noise(latents, noise, timestep.expand(len(latents)))
 
 
 def clipped_epsilon(prediction: str, output: Tensor, noisy: Tensor, level: Tensor, alphas_cumprod: Tensor) -> Tensor:

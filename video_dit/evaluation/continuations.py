@@ -15,11 +15,11 @@ from video_dit.evaluation.cuts import Cut, Given, assembled
 from video_dit.noise import add_noise, level_shift
 from video_dit.pipeline import VideoPipeline
 from video_dit.rollout import MakeWindow, make_between, roll_backward, roll_between, roll_forward
-from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window, sampling_levels
+from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window
 from video_dit.schedulers import ready_scheduler, scheduler_alphas_cumprod
 from video_dit.seam import fade_seams
 from video_dit.text import encode_prompts
-from video_dit.tokens import patchify, per_token, unpatchify
+from video_dit.tokens import patchify, unpatchify
 
 RENOISE_SEED = 2**32  # added to the seed: noise for given latents, beside that from which others are made
 
@@ -219,7 +219,7 @@ def replaced_window(
     model, scheduler = pipe.transformer, pipe.scheduler
     b, _, t, height, width = window.latents.shape
     p, device = model.config.patch_size, window.latents.device
-    known = per_token(window.known, height, width, p).to(device)  # n
+    known = window.known_tokens(p).to(device)  # n
     clean = patchify(window.latents.float(), p)  # b n d
     n, d = clean.shape[1:]
     path = scheduler_alphas_cumprod(scheduler)
@@ -228,8 +228,8 @@ def replaced_window(
     noise = torch.empty_like(clean)
     noise[:, ~known] = randn_tensor((b, n - int(known.sum()), d), generator=generator, device=device)
     noise[:, known] = randn_tensor(clean[:, known].shape, generator=renoise, device=device)
-    levels = sampling_levels(config.num_inference_steps, level_shift(n, model.config.base_tokens))
-    _, asked = ready_scheduler(scheduler, levels, device)
+    shift = level_shift(n, model.config.base_tokens)
+    _, _, asked = ready_scheduler(scheduler, config.num_inference_steps, shift, device)
 
     def replace_given(number: int, _: Tensor, tokens: Tensor) -> Tensor:
         tokens, given = tokens.clone(), clean[:, known]
