@@ -24,7 +24,7 @@ from video_dit.sampling import Generators, Prompts, SamplingConfig, Window, wind
 from video_dit.schedulers import clipped_epsilon, ready_scheduler, scheduler_alphas_cumprod
 from video_dit.tokens import patchify, unpatchify
 
-GUESSES = 2
+GUESSES = 4
 """Of where a step ends."""
 
 

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -24,7 +23,7 @@ from video_dit.model_folder import PIPELINE_FILE
 from video_dit.noise import slerp
 from video_dit.output import InterpolationOutput, VideoPipelineOutput, check_output_type, to_output
 from video_dit.pieces import Maker, count_windows, pieces, text_latents
-from video_dit.request import Keyframe, Mode, Piece, PromptSchedule, VideoRequest, check_size
+from video_dit.request import Keyframe, Mode, Picture, Piece, PromptSchedule, VideoRequest, check_size
 from video_dit.rollout import context_size
 from video_dit.sampling import Generators, SamplingConfig, num_calls
 from video_dit.schedulers import check_deterministic, check_scheduler, check_steps, noise_facts
@@ -33,8 +32,6 @@ from video_dit.text import encode_prompts, pad_embeds
 Callback = Callable[[DiffusionPipeline, int, Tensor, dict], dict]
 """Called with (pipeline, step, timestep, {"latents": tokens being made}) after each step; returns a dict that may hold
 other "latents"."""
-Picture = Tensor | np.ndarray
-"""uint8 ``(h, w, 3)``, or what ``np.asarray`` makes such of, as of an image of PIL."""
 
 
 class VideoPipeline(DiffusionPipeline):
@@ -171,10 +168,7 @@ class VideoPipeline(DiffusionPipeline):
             num_frames=1 + r * (self.window - 1) if num_frames is None else num_frames,
             height=default_height if height is None else height,
             width=default_width if width is None else width,
-            keyframes=tuple(
-                Keyframe(seconds, one if isinstance(one, Tensor) else torch.from_numpy(np.array(one)))
-                for seconds, one in pictures
-            ),
+            keyframes=tuple(Keyframe.of(seconds, one) for seconds, one in pictures),
             latents=latents,
             encoded=encoded,
         )

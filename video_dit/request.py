@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from video_dit.sampling import Generators, Prompts, SamplingConfig
 
 Mode = Literal["text", "forward", "backward", "both", "connect", "loop", "edit", "interpolate"]
+Picture = Tensor | np.ndarray
+"""uint8 ``(h, w, 3)``, or what ``np.array`` makes such of, as of an image of PIL."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
@@ -67,6 +70,11 @@ class Keyframe:
 
     seconds: float
     picture: Tensor
+
+    @classmethod
+    def of(cls, seconds: float, picture: Picture) -> "Keyframe":
+        """Of a picture of any kind."""
+        return cls(seconds, picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture)))
 
 
 @dataclass(frozen=True)
