@@ -1,0 +1,201 @@
+"""Whether an edit changes what it should and leaves the rest, as the judge of the world sees it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.sheet import write_rows
+from data.world import sample_scene
+from data.world.judge import FRAME_RATE, Judge
+from data.world.labels import parted_motion
+from data.world.motion import SceneObject
+from data.world.reading import ObjectReading, read_clips
+from data.world.scene import Scene
+from data.world.score import Share, true_owners
+from data.world.words import family_of
+from video_dit.evaluation.requirements import Requirement
+from video_dit.evaluation.vae import find_device
+from video_dit.evaluation.world import UNSEEN, share_as_json, through_codec
+from video_dit.layers import fast_dtype
+from video_dit.model_folder import check_model_folder
+from video_dit.pipeline import VideoPipeline
+
+FROM, TO = "red", "green"
+CHANGED, STAYED, KEPT = 0.8, 0.8, 0.9  # shares that are asked for
+SHOWN = 8  # clips in the picture
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """What is measured, and how edits are made.
+
+    model, judge: folders. clips: of either kind of edit. strength: of the recolouring. steps, guidance_scale: of the
+    sampler. seed: of the first edit. picture: a .png of the first clips and their edits, or None.
+    """
+
+    model: Path
+    judge: Path
+    clips: int
+    strength: float
+    steps: int
+    guidance_scale: float | None
+    seed: int
+    picture: Path | None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A scene, and the number of the object in it that an edit is about."""
+
+    scene: Scene
+    index: int
+
+    @property
+    def object(self) -> SceneObject:
+        """What the edit is about."""
+        return self.scene.objects[self.index]
+
+
+def subjects() -> Iterator[Subject]:
+    """Unseen scenes with one red object and no green one."""
+    for seed in count(UNSEEN):
+        scene = sample_scene("all", seed)
+        colours = [obj.colour for obj in scene.objects]
+        if colours.count(FROM) == 1 and TO not in colours:
+            yield Subject(scene, colours.index(FROM))
+
+
+def recoloured(subject: Subject) -> Scene:
+    """The scene with the red object green."""
+    objects = list(subject.scene.objects)
+    objects[subject.index] = replace(subject.object, colour=TO)
+    return replace(subject.scene, objects=tuple(objects))
+
+
+def border_mask(subject: Subject, num_frames: int, height: int, width: int) -> Tensor:
+    """A mask ``(h, w)``, true right of a border through the middle of where the object is."""
+    truth = subject.scene.truth(num_frames, FRAME_RATE).at_aspect(width / height)
+    column = float(truth.objects[subject.index].centres[:, 0].median()) * width
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[:, min(width - 1, max(1, round(column))) :] = True
+    return mask
+
+
+def seen_of(judge: Judge, clip: Tensor, subject: Subject) -> ObjectReading | None:
+    """What the judge sees of the object in a clip ``(t, h, w, 3)``; None if there is nothing where it begins."""
+    _, height, width, _ = clip.shape
+    reading = read_clips(judge, clip[None])[0]
+    truth = subject.scene.truth(len(clip), FRAME_RATE).at_aspect(width / height)
+    owner = true_owners(reading, truth)[subject.index]
+    return None if owner is None else reading.objects[owner]
+
+
+def has_colour(seen: ObjectReading | None, colour: str) -> bool:
+    """Whether the object is there, and of this colour."""
+    return seen is not None and seen.words["colour"] == colour
+
+
+def moves_as(seen: ObjectReading | None, subject: Subject) -> bool:
+    """Whether it moves as in its scene; the way it turns is not asked about."""
+    return seen is not None and parted_motion(seen.words["motion"])[0] == family_of(subject.object.motion)
+
+
+def is_same(seen: ObjectReading | None, subject: Subject) -> bool:
+    """Whether it is of the shape and colour that it has in its scene."""
+    its = subject.object
+    return seen is not None and (seen.words["shape"], seen.words["colour"]) == (its.shape, its.colour)
+
+
+def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
+    """Red objects made green, and half of each object painted anew behind a border through it.
+
+    Beside the edits stand the clips that would be perfect, through the codec: what the judge makes of these is the most
+    there can be.
+
+    Args:
+        options: what to measure.
+        say: takes each table as soon as it is there, for people to read.
+    Returns:
+        All figures, as JSON can hold them.
+
+    Raises:
+        ValueError: the model or the judge are no good.
+    """
+    check_model_folder(options.model)
+    device = find_device("auto")
+    judge = Judge.load(options.judge).to(device)
+    pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    height, width = pipe.sizes[0]
+    num_frames = 1 + pipe.codec.frame_rule[0] * (pipe.window - 1)
+    told: dict[str, list[tuple[bool, bool]]] = {name: [] for name in ("colour changed", "motion stayed", "same object")}
+    rows: list[tuple[str, Tensor]] = []
+    chosen = list(islice(subjects(), options.clips))
+    for number, subject in enumerate(tqdm(chosen, leave=False)):
+        given, wanted = (
+            scene.render(num_frames, height, width, FRAME_RATE) for scene in (subject.scene, recoloured(subject))
+        )
+        ideal, kept = through_codec(pipe.codec, torch.stack([wanted, given]))
+        how: dict[str, Any] = {
+            "frame_rate": FRAME_RATE,
+            "num_inference_steps": options.steps,
+            "guidance_scale": options.guidance_scale,
+        }
+        generators = (torch.Generator().manual_seed(options.seed + number) for _ in range(2))
+        prompt, own = recoloured(subject).caption(), subject.scene.caption()
+        green = as_clip(pipe.edit(given, options.strength, prompt=prompt, generator=next(generators), **how))
+        mask = border_mask(subject, num_frames, height, width)
+        painted = as_clip(pipe.inpaint(given, mask, prompt=own, generator=next(generators), **how))
+        assert torch.equal(painted[:, ~mask], given[:, ~mask])
+        seen = [seen_of(judge, clip, subject) for clip in (green, ideal, painted, kept)]
+        told["colour changed"].append((has_colour(seen[0], TO), has_colour(seen[1], TO)))
+        told["motion stayed"].append((moves_as(seen[0], subject), moves_as(seen[1], subject)))
+        told["same object"].append((is_same(seen[2], subject), is_same(seen[3], subject)))
+        if number < SHOWN:
+            rows.append((f"{prompt} | painted anew right of the middle of the object", stacked(given, green, painted)))
+    shares = {name: [Share(sum(one), len(one)) for one in zip(*pairs, strict=True)] for name, pairs in told.items()}
+    say(table(shares, options))
+    asked = [
+        Requirement(f"{name} in at least {least:.0%}", shares[name][0].value, shares[name][0].value >= least)
+        for name, least in (("colour changed", CHANGED), ("motion stayed", STAYED), ("same object", KEPT))
+    ]
+    say("\n".join(one.line() for one in asked))
+    if options.picture:
+        write_rows(options.picture, rows)
+        say(f"wrote {options.picture}: given, {FROM} made {TO}, and the right half painted anew")
+    return {
+        "model": str(options.model),
+        "settings": {name: str(value) for name, value in vars(options).items()},
+        "shares": {
+            name: {"edits": share_as_json(of[0]), "oracle": share_as_json(of[1])} for name, of in shares.items()
+        },
+    }
+
+
+def as_clip(output: Any) -> Tensor:
+    """The first video of a pipeline's output as uint8 ``(t, h, w, 3)``."""
+    return torch.as_tensor(output.frames[0]).mul(255).round().to(torch.uint8)
+
+
+def stacked(*clips: Tensor) -> Tensor:
+    """Clips of one size, one above the other."""
+    return torch.cat(clips, dim=1)
+
+
+def table(shares: dict[str, list[Share]], options: EditOptions) -> str:
+    """A line each, in percent with 95 % intervals."""
+    lines = [f"\n{options.clips} clips, {FROM} to {TO} with strength {options.strength:g}: percent (95 % interval)"]
+    lines.append(f"{'':18}{'edits':>20}{'perfect, codec':>20}")
+    for name, columns in shares.items():
+        cells = "".join(
+            f"{one.value * 100:>8.1f} ({one.interval[0] * 100:.0f}-{one.interval[1] * 100:.0f})".rjust(20)
+            for one in columns
+        )
+        lines.append(f"{name:18}{cells}")
+    return "\n".join(lines)
