@@ -13,6 +13,7 @@ from data.options import (
     picture_at,
     positive,
     seed,
+    share,
     size,
     text_lines,
 )
@@ -20,7 +21,11 @@ from data.output_paths import SUFFIXES, is_file_name
 from data.settings import Option
 
 ADDED_SECONDS = 4.0  # to a given video, where nobody says how many
-MODES = {"extend", "connect", "loop"}
+FRACTION = 0.5  # of the way from one video to another
+MODES = {"extend", "connect", "loop", "edit", "mask", "uncrop", "interpolate"}
+TOGETHER = ({"edit", "mask"},)  # modes that go with one another
+KEEPS_LENGTH = {"edit", "mask", "uncrop", "interpolate"}
+READ = ("video", "connect", "mask", "interpolate", "image", "repeat")  # files
 WITH_REPEAT = {"repeat", "out", "pictures", "device", "dtype"}
 NOT_RECORDED = {"repeat", "out", "pictures", "prompt_file", "num_videos", "aspect"}
 
@@ -62,11 +67,26 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
         "--repeat", type=Path, metavar="FILE", help="make an mp4 or webm of this program again, with all its options"
     )
     given = parser.add_argument_group("of a video that is there")
-    given.add_argument("--video", type=Path, metavar="FILE", help="it, with one of the three that follow")
-    mode = given.add_mutually_exclusive_group()
-    mode.add_argument("--extend", choices=("forward", "backward", "both"), help="go on after it, before it, or both")
-    mode.add_argument("--connect", type=Path, metavar="FILE", help="make what is between it and this video")
-    mode.add_argument("--loop", action="store_true", help="make what leads from its end to its beginning")
+    given.add_argument("--video", type=Path, metavar="FILE", help="it, with one of the seven that follow")
+    given.add_argument("--extend", choices=("forward", "backward", "both"), help="go on after it, before it, or both")
+    given.add_argument("--connect", type=Path, metavar="FILE", help="make what is between it and this video")
+    given.add_argument("--loop", action="store_true", help="make what leads from its end to its beginning")
+    given.add_argument(
+        "--edit",
+        type=share,
+        metavar="STRENGTH",
+        help="change it into what the prompt says: from 0, which leaves it, to 1, which leaves nothing of it",
+    )
+    given.add_argument(
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="a picture or video: make anew what is white there, and nothing else; with --edit, as strongly as it says",
+    )
+    given.add_argument("--uncrop", type=aspect, metavar="W:H", help="make what is around it, in a video of this shape")
+    given.add_argument("--interpolate", type=Path, metavar="FILE", help="make a video between it and this one")
+    way = f"how far from it to the other with --interpolate, 0 to 1 (default: {FRACTION:g})"
+    given.add_argument("--fraction", type=share, help=way)
     given.add_argument("--context-seconds", type=positive, help="of the video so far that each window sees")
     given.add_argument(
         "--context-level", type=float, default=0.03, help="noise on known latents, 0 to 1 (default: %(default)s)"
@@ -135,17 +155,28 @@ def contradiction(args: argparse.Namespace, given: set[str]) -> str | None:
     for one, other in (("prompt", "prompt_file"), ("size", "aspect"), ("image", "video"), ("keyframe", "video")):
         if {one, other} <= given:
             return f"{_option(one)} and {_option(other)} exclude each other: give one"
-    modes = given & MODES
+    modes = sorted(given & MODES)
     if args.video and not modes:
-        return "--video goes with --extend forward|backward|both, --connect FILE or --loop: give one of them"
+        return f"--video goes with {', '.join(_option(name) for name in sorted(MODES))}: give one of them"
     if modes and not args.video:
-        return f"{_option(modes.pop())} needs --video FILE, a video that is there"
+        return f"{_option(modes[0])} needs --video FILE, a video that is there"
+    if len(modes) > 1 and set(modes) not in TOGETHER:
+        return f"{_option(modes[0])} and {_option(modes[1])} exclude each other: give one"
+    kept = next((name for name in modes if name in KEEPS_LENGTH), None)
+    if kept and "seconds" in given:
+        return f"--seconds does not go with {_option(kept)}, which keeps the length of --video: leave it out"
+    if "uncrop" in modes and "aspect" in given:
+        return "--uncrop and --aspect exclude each other: --uncrop says the shape"
+    if "fraction" in given and "interpolate" not in modes:
+        return "--fraction needs --interpolate FILE"
+    if "interpolate" in modes and {"prompt_file", "num_videos"} & given:
+        return "--interpolate makes one video: leave out --prompt-file and --num-videos"
     return None
 
 
 def missing_file(args: argparse.Namespace) -> str | None:
     """Which file that is named is not there."""
-    named = [(_option(name), getattr(args, name)) for name in ("video", "connect", "image", "repeat")]
+    named = [(_option(name), getattr(args, name)) for name in READ]
     named += [("--keyframe", path) for path, _ in args.keyframe or []]
     for option, path in named:
         if path and not path.is_file():
@@ -181,7 +212,8 @@ def _as_option(name: str, value: object) -> Option:
     if isinstance(value, list):
         return [f"{path.absolute()}@{seconds}" for path, seconds in value]
     if isinstance(value, tuple):
-        return f"{value[1]}x{value[0]}" if name == "size" else ",".join(str(part) for part in value)
+        between = {"size": "x", "uncrop": ":"}.get(name, ",")
+        return between.join(str(part) for part in (reversed(value) if name == "size" else value))
     return str(value)
 
 

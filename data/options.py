@@ -40,6 +40,17 @@ def positive(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 1")
+    return value
+
+
 def interval(text: str) -> tuple[float, float]:
     """Two numbers from 0 to 1 that rise, written LOW,HIGH."""
     try:

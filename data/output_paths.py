@@ -26,13 +26,19 @@ def output_paths(args: argparse.Namespace) -> list[Path]:
         return [args.out.with_stem(f"{args.out.stem}{number}-{seed}") for number in numbers for seed in seeds]
     folder = args.out or Path("outputs")
     stems = [_stem(args.video.stem if args.video else prompt or "no prompt") for prompt in prompts]
-    mode = f"-{args.extend or ('connect' if args.connect else 'loop')}" if args.video else ""
+    mode = f"-{mode_name(args)}" if args.video else ""
     suffix = "" if args.pictures else ".mp4"
     return [
         folder / f"{stem}{mode}{number}-{seed}{suffix}"
         for stem, number in zip(stems, numbers, strict=True)
         for seed in seeds
     ]
+
+
+def mode_name(args: argparse.Namespace) -> str:
+    """What becomes of a video that is given."""
+    names = ("connect", "loop", "uncrop", "interpolate", "edit", "mask")
+    return args.extend or next(name for name in names if getattr(args, name) not in (None, False))
 
 
 def _stem(words: str) -> str:
@@ -50,7 +56,7 @@ def sheet_path(args: argparse.Namespace, path: Path) -> Path:
 
 def check_paths(args: argparse.Namespace, paths: list[Path]) -> None:
     """Raises ValueError where one of the files or folders cannot be written, or is what is read."""
-    read = [path for path in (args.video, args.connect, args.image, args.repeat) if path]
+    read = [path for path in (args.video, args.connect, args.mask, args.interpolate, args.image, args.repeat) if path]
     read += [path for path, _ in args.keyframe or []]
     for path in paths:
         for source in read:

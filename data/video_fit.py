@@ -8,7 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from data.transforms import fit
-from data.video import VideoReader
+from data.video import VideoError, VideoReader
 
 MAX_PIXELS = 1 << 26  # of a picture, as of a video's frame
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -28,6 +28,45 @@ def fitted_video(path: Path, height: int, width: int, frame_rate: float) -> tupl
     if info.variable_fps or abs(info.frame_rate - frame_rate) > 1e-3:
         changes.append(f"{info.frame_rate:g} to {frame_rate:g} frames a second")
     return frames, _told(path, changes)
+
+
+def contained_video(path: Path, height: int, width: int, frame_rate: float) -> tuple[Tensor, str]:
+    """As `fitted_video`, but nothing is cropped: the frames keep their shape, and are of at most this size.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    info = VideoReader(path).info()
+    scale = min(height / info.height, width / info.width)
+    new_height, new_width = (max(1, round(side * scale)) for side in (info.height, info.width))
+    return fitted_video(path, new_height, new_width, frame_rate)
+
+
+def fitted_mask(path: Path, num_frames: int, height: int, width: int, frame_rate: float) -> Tensor:
+    """A picture, or a video that lasts as long, as a mask, bool `(num_frames, height, width)`: true where it is rather
+    white than black. It is cropped and resized as the video that it belongs to.
+
+    Raises:
+        ValueError: it cannot be read, is shorter than the video, or has nothing white.
+    """
+    if _is_moving(path):
+        frames, _ = fitted_video(path, height, width, frame_rate)
+    else:
+        frames = fit(read_picture(path)[None], height, width).expand(num_frames, -1, -1, -1)
+    if len(frames) < num_frames:
+        lasts = f"{len(frames) / frame_rate:g} s, and the video {num_frames / frame_rate:g} s"
+        raise ValueError(f"{path}: the mask lasts {lasts}: give one as long, or a picture for all frames")
+    mask = frames[:num_frames].float().mean(dim=3) > 127.5
+    if not bool(mask.any()):
+        raise ValueError(f"{path}: nothing in the mask is white: paint white what is to be made anew")
+    return mask
+
+
+def _is_moving(path: Path) -> bool:
+    try:
+        return VideoReader(path).info().num_frames > 1
+    except VideoError:
+        return False  # a picture, or nothing that can be read
 
 
 def fitted_picture(path: Path, height: int, width: int) -> tuple[Tensor, str]:

@@ -1,10 +1,14 @@
-"""Make a video from text and pictures, or continue, connect or close video files.
+"""Make a video from text and pictures, or continue, connect, close, edit or interpolate video files.
 
     python tools/generate.py --prompt "a red sphere bounces on the ground" --seconds 10
     python tools/generate.py --prompt "0: a dog sits | 20: it runs" --seconds 60 --image dog.png
     python tools/generate.py --video a.mp4 --extend both --seconds 4 --prompt "a dog runs"
     python tools/generate.py --video a.mp4 --connect b.mp4 --seconds 2
     python tools/generate.py --video a.mp4 --loop --seconds 2
+    python tools/generate.py --video a.mp4 --edit 0.6 --prompt "a cat runs"
+    python tools/generate.py --video a.mp4 --mask m.png --prompt "a dog runs on grass"
+    python tools/generate.py --video a.mp4 --uncrop 16:9 --prompt "a dog runs"
+    python tools/generate.py --video a.mp4 --interpolate b.mp4
     python tools/generate.py --repeat outputs/a-dog-runs-0.mp4 --out again.mp4
 
 Writes an mp4, or what --out asks for, and, beside it, a contact sheet as PNG. Frames are written as they are made, and
@@ -13,7 +17,6 @@ Ctrl-C leaves those made so far as a whole file. An mp4 and a webm hold all that
 
 import argparse
 import itertools
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.generate_options import ADDED_SECONDS, parse, recorded
+from data.generate_options import parse, recorded
 from data.output_paths import check_paths, output_paths, sheet_path
 from data.settings import Settings, file_hashes, package_versions
 
@@ -30,8 +33,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: only once the arguments are 
 
     from data.sheet_frames import SheetFrames
     from video_dit import VideoPipeline
-    from video_dit.request import Mode, Piece, VideoRequest
-    from video_dit.sampling import SamplingConfig
+    from video_dit.request import Piece, VideoRequest
     from video_dit.stopping import Interrupt
 
 MODEL = Path(__file__).parents[1] / "checkpoints" / "sora-tiny"
@@ -71,108 +73,10 @@ def choose_scheduler(pipe: "VideoPipeline", name: str) -> None:
     pipe.scheduler = named_scheduler(name, pipe.scheduler)
 
 
-def choose_size(args: argparse.Namespace, pipe: "VideoPipeline", aspect: float | None) -> tuple[int, int]:
-    """(height, width): as asked, or the trained size whose shape is nearest to ``aspect`` (width / height)."""
-    if args.size:
-        pipe.check_size(*args.size)
-        return args.size
-    if args.aspect:
-        aspect = args.aspect[0] / args.aspect[1]
-    if aspect is None:
-        return pipe.sizes[0]
-    wanted = aspect
-    return min(pipe.sizes, key=lambda size: abs(math.log(size[1] / size[0] / wanted)))
-
-
-def sampling_config(args: argparse.Namespace) -> "SamplingConfig":
-    """Raises ValueError where an option is out of its range."""
-    from video_dit.sampling import SamplingConfig
-
-    return SamplingConfig(
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        context_level=args.context_level,
-        guidance_interval=args.guidance_interval,
-        history_guidance=args.history_guidance,
-        step_cache=args.step_cache,
-    )
-
-
-def request_of(args: argparse.Namespace, pipe: "VideoPipeline") -> "VideoRequest":
-    """What is asked, but for the prompt and the seed of each video; reads what is given, and says what was changed."""
-    from video_dit.request import PromptSchedule, VideoRequest
-
-    rate = args.frame_rate or pipe.frame_rate
-    pipe.context_frames(args.context_seconds, rate)  # before anything is read
-    nothing = VideoRequest(
-        mode="text",
-        prompts=(PromptSchedule.parse(""),),
-        negative_prompts=(args.negative_prompt,),
-        frame_rate=rate,
-        sampling=sampling_config(args),
-        context_seconds=args.context_seconds,
-    )
-    return (with_video if args.video else with_text)(args, pipe, nothing)
-
-
-def with_text(args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoRequest") -> "VideoRequest":
-    """Text to video, with pictures where they are given."""
-    from data.video_fit import fitted_picture, read_picture
-    from video_dit.request import Keyframe
-
-    places = [(args.image, 0.0)] if args.image else []
-    places += args.keyframe or []
-    shapes = [read_picture(path).shape for path, _ in places[:1]]
-    height, width = choose_size(args, pipe, shapes[0][1] / shapes[0][0] if shapes else None)
-    r, _ = pipe.codec.frame_rule
-    num_frames = 1 + r * (pipe.window - 1)
-    if args.seconds is not None:
-        num_frames = 1 + r * max(1, round(args.seconds * request.frame_rate / r))
-        say_snapped(args.seconds, (num_frames - 1) / request.frame_rate)
-    keyframes = []
-    for path, seconds in places:
-        picture, change = fitted_picture(path, height, width)
-        say(change)
-        keyframes.append(Keyframe(seconds, picture))
-    return replace(request, num_frames=num_frames, height=height, width=width, keyframes=tuple(keyframes))
-
-
-def with_video(args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoRequest") -> "VideoRequest":
-    """A given video continued, connected or closed."""
-    from data.video import probe_video
-    from data.video_fit import fitted_video
-    from video_dit.pieces import made_frames
-
-    rate = request.frame_rate
-    info = probe_video(args.video)
-    height, width = choose_size(args, pipe, info.width / info.height)
-    r, _ = pipe.codec.frame_rule
-    videos = []
-    for path in [args.video, args.connect] if args.connect else [args.video]:
-        frames, change = fitted_video(path, height, width, rate)
-        say(change)
-        if len(frames) < 1 + r:
-            reason = f"{path} has {len(frames)} frames at {rate:g} a second and must have at least {1 + r}"
-            raise ValueError(f"{reason}: give a longer one, or a higher --frame-rate")
-        videos.append(frames)
-    mode: Mode = args.extend or ("connect" if args.connect else "loop")
-    seconds = ADDED_SECONDS if args.seconds is None else args.seconds
-    video, second = videos[0], videos[1] if args.connect else None
-    asked = replace(request, mode=mode, height=height, width=width, video=video, second=second, seconds=seconds)
-    say_snapped(seconds, made_frames(asked, r) / rate)
-    return asked
-
-
 def say(line: str) -> None:
     """A line, if there is anything to say."""
     if line:
         print(line)
-
-
-def say_snapped(asked: float, got: float) -> None:
-    """That another time is made than was asked for, if it is."""
-    if abs(asked - got) > 1e-6:
-        print(f"{asked:g} s is no whole number of latent frames: {got:g} s are made")
 
 
 def check_frame_rate(path: Path, rate: float) -> None:
@@ -237,12 +141,14 @@ class Notes:
 
         from video_dit.lora import find_lora
 
-        read = [args.video, args.connect, args.image, find_lora(args.lora) if args.lora else None, args.model]
+        read = [args.video, args.connect, args.mask, args.interpolate, args.image]
+        read += [find_lora(args.lora) if args.lora else None, args.model]
         self.files = file_hashes([path for path in read if path] + [path for path, _ in args.keyframe or []])
         self.args = argparse.Namespace(**vars(args))
         self.args.size = request.height, request.width
         self.args.frame_rate = request.frame_rate
-        self.args.seconds = request.seconds or (request.num_frames - 1) / request.frame_rate
+        if request.mode not in ("edit", "interpolate"):
+            self.args.seconds = request.seconds or (request.num_frames - 1) / request.frame_rate
         self.args.device = str(pipe.device)
         self.args.dtype = {torch.bfloat16: "bf16", torch.float32: "fp32"}[pipe.dtype]
         self.made_with = package_versions() | {"threads": str(torch.get_num_threads())}
@@ -313,6 +219,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from data.video_write import COMMENTED
+    from video_dit.asked import interpolation, request_of, sampling_config
     from video_dit.attention import use_flash_attention_3
     from video_dit.request import PromptSchedule
 
@@ -327,7 +234,7 @@ def run(args: argparse.Namespace) -> None:
     if args.scheduler:
         choose_scheduler(pipe, args.scheduler)
     check_frame_rate(videos[0].path, args.frame_rate or pipe.frame_rate)
-    request = request_of(args, pipe)
+    request = request_of(args, pipe, say)
     remembers = not args.pictures and videos[0].path.suffix.lower() in COMMENTED
     notes = Notes(args, pipe, request) if remembers else None
     loaded = time.perf_counter()
@@ -335,6 +242,8 @@ def run(args: argparse.Namespace) -> None:
         pipe.set_progress_bar_config(desc=video.path.name)
         generator = torch.Generator().manual_seed(video.seed)
         asked = replace(request, prompts=(prompt,), generator=generator)
+        if asked.mode == "interpolate":
+            asked = interpolation(args, pipe, asked, say)
         write(args, pipe, asked, video, notes.of(video) if notes else None)
     times = f"load {loaded - began:.1f} s, make and write {time.perf_counter() - loaded:.1f} s"
     print(f"{times}, on {pipe.device} in {str(pipe.dtype).removeprefix('torch.')}")

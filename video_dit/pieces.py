@@ -219,13 +219,11 @@ def _edited(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
     make = maker.make(begin)
     made = remake(make, latents, known, request.strength, window, context, rate, r, at)
     place = 0
-    for frames in _span(_decode(maker.codec, made), 0, len(video)):
-        end = place + frames.shape[2]
-        if mask is None:
-            yield Piece(frames.cpu(), given=False)
-        elif end > place:
-            given = to_float(video[place:end])[None]
-            yield Piece(torch.where(mask[None, None, place:end], frames.cpu(), given), given=False)
+    for piece in _made(_span(_decode(maker.codec, made), 0, len(video))):
+        end, frames = place + piece.frames.shape[2], piece.frames
+        if mask is not None:
+            frames = torch.where(mask[None, None, place:end], frames, to_float(video[place:end])[None])
+        yield Piece(frames, given=False)
         place = end
 
 
