@@ -1,5 +1,6 @@
 """The sampler: known tokens stay, the others arrive at the data's distribution."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,6 +93,50 @@ def test_known_latents_come_back_bit_for_bit(tiny_dit: VideoDiT) -> None:
     assert torch.equal(out[:, :, w.known], w.latents[:, :, w.known])
     assert not torch.allclose(out[:, :, ~w.known], w.latents[:, :, ~w.known], atol=0.1)
     assert out.isfinite().all()
+
+
+def test_the_window_is_left_as_it_is() -> None:
+    """With patches of one its tokens are its latents, seen another way."""
+    toy, w = Toy(), window()
+    toy.config.patch_size = 1
+    before = w.latents.clone()
+    sample_window(toy, SCHEDULER, w, prompts(), FAST, seeded(0))
+    assert torch.equal(w.latents, before)
+
+
+def test_tokens_may_be_known_one_by_one(tiny_dit: VideoDiT) -> None:
+    """Whole latent frames known are all of their tokens known; and of some only those stay."""
+    w, by_token = window(), torch.zeros(4, 2, 3, dtype=torch.bool)
+    by_token[[0, 3]] = True
+    frames, tokens = (
+        sample_window(tiny_dit, SCHEDULER, replace(w, known=known), prompts(), FAST, seeded(0))
+        for known in (w.known, by_token)
+    )
+    assert torch.equal(frames, tokens)
+    by_token[2, 1, 2] = True
+    out = sample_window(tiny_dit, SCHEDULER, replace(w, known=by_token), prompts(), FAST, seeded(0))
+    kept = by_token.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2).expand_as(out)
+    assert torch.equal(out[kept], w.latents[kept])
+    assert float((out - w.latents)[~kept].abs().min()) > 0
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.6, 0.95])
+def test_what_is_made_begins_from_the_latents_with_noise(strength: float) -> None:
+    toy, w = Toy(), window(known=())
+    sample_window(toy, SCHEDULER, replace(w, strength=strength), prompts(), SamplingConfig(10, 1.0), seeded(0))
+    levels = torch.stack([call["levels"].max() for call in toy.calls])
+    expected = sampling_levels(10, level_shift(24, 4), strength)
+    assert torch.allclose(levels, expected) and len(levels) == round(10 * strength)
+    drawn = torch.randn(2, 24, 16, generator=seeded(0))
+    began = (1 - expected[0]) * patchify(w.latents, 2) + expected[0] * drawn
+    assert torch.allclose(toy.calls[0]["tokens"].view_as(began), began, atol=1e-5)
+
+
+def test_a_strength_of_1_forgets_the_latents(tiny_dit: VideoDiT) -> None:
+    w = window(known=())
+    whole = sample_window(tiny_dit, SCHEDULER, replace(w, strength=1.0), prompts(), FAST, seeded(0))
+    nothing = replace(w, latents=torch.zeros_like(w.latents))
+    assert torch.equal(whole, sample_window(tiny_dit, SCHEDULER, nothing, prompts(), FAST, seeded(0)))
 
 
 def test_latents_are_read_only_where_known(tiny_dit: VideoDiT) -> None:

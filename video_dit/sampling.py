@@ -176,7 +176,7 @@ def sample_window(
         made = scheduler.step(output, timestep, made, return_dict=False, **draws)[0]
         if on_step is not None:
             made = on_step(number, timestep, made)
-    tokens[:, layout.made] = made
+    tokens = tokens.index_copy(1, layout.made, made)  # a new one: with patches of one it is the window's own
     return unpatchify(tokens, (t, height // p, width // p), p)
 
 
