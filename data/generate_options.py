@@ -22,7 +22,7 @@ from data.settings import Option
 
 ADDED_SECONDS = 4.0  # to a given video, where nobody says how many
 FRACTION = 0.5  # of the way from one video to another
-MODES = {"extend", "connect", "loop", "edit", "mask", "uncrop", "interpolate"}
+MODES = ("extend", "connect", "loop", "edit", "mask", "uncrop", "interpolate")
 TOGETHER = ({"edit", "mask"},)  # modes that go with one another
 KEEPS_LENGTH = {"edit", "mask", "uncrop", "interpolate"}
 READ = ("video", "connect", "mask", "interpolate", "image", "repeat")  # files
@@ -155,9 +155,9 @@ def contradiction(args: argparse.Namespace, given: set[str]) -> str | None:
     for one, other in (("prompt", "prompt_file"), ("size", "aspect"), ("image", "video"), ("keyframe", "video")):
         if {one, other} <= given:
             return f"{_option(one)} and {_option(other)} exclude each other: give one"
-    modes = sorted(given & MODES)
+    modes = [name for name in MODES if name in given]
     if args.video and not modes:
-        return f"--video goes with {', '.join(_option(name) for name in sorted(MODES))}: give one of them"
+        return f"--video goes with {', '.join(_option(name) for name in MODES)}: give one of them"
     if modes and not args.video:
         return f"{_option(modes[0])} needs --video FILE, a video that is there"
     if len(modes) > 1 and set(modes) not in TOGETHER:

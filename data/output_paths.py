@@ -37,8 +37,8 @@ def output_paths(args: argparse.Namespace) -> list[Path]:
 
 def mode_name(args: argparse.Namespace) -> str:
     """What becomes of a video that is given."""
-    names = ("connect", "loop", "uncrop", "interpolate", "edit", "mask")
-    return args.extend or next(name for name in names if getattr(args, name) not in (None, False))
+    options = {name: getattr(args, name) for name in ("connect", "uncrop", "interpolate", "edit", "mask")}
+    return args.extend or next((name for name, value in options.items() if value is not None), "loop")
 
 
 def _stem(words: str) -> str:

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from data.options import aspect, at_least, duration, frame_rate, interval, picture_at, positive, seed, size, text_lines
+from data.options import (
+    aspect,
+    at_least,
+    duration,
+    frame_rate,
+    interval,
+    picture_at,
+    positive,
+    seed,
+    share,
+    size,
+    text_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +34,9 @@ from data.options import aspect, at_least, duration, frame_rate, interval, pictu
         (seed, "-3", -3),
         (seed, "123456789012345678", 123456789012345678),
         (interval, "0,0.5", (0.0, 0.5)),
+        (share, "0", 0.0),
+        (share, "0.25", 0.25),
+        (share, "1", 1.0),
         (picture_at, "a@b.png@2.5", (Path("a@b.png"), 2.5)),
         (picture_at, "a.png@0", (Path("a.png"), 0.0)),
     ],
@@ -35,6 +50,7 @@ def test_takes(kind: Callable[[str], object], text: str, value: object) -> None:
     [
         (at_least(1), ("0", "-1", "1.5", "", "two"), "whole number, at least 1"),
         (positive, ("0", "-2", "nan", "inf", "much"), "above 0"),
+        (share, ("-0.1", "1.01", "nan", "half", ""), "a number from 0 to 1"),
         (frame_rate, ("0.1", "1000"), "0.5 to 240"),
         (frame_rate, ("nan",), "above 0"),
         (duration, ("0", "-1", "nan", "inf", "long"), "above 0"),

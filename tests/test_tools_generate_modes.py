@@ -46,6 +46,36 @@ MODES = {
 }
 
 
+EDITS = {
+    "edit": ["--edit", "0.5"],
+    "mask": ["--mask", "mask.png"],
+    "uncrop": ["--uncrop", "3:1"],
+    "interpolate": ["--interpolate", "b.mp4"],
+}
+
+
+@pytest.mark.parametrize("mode", EDITS)
+def test_a_video_is_edited_and_made_again(
+    generate: Generate, inputs: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    mask = np.zeros((32, 32), dtype=np.uint8)
+    mask[:, 16:] = 255
+    iio.imwrite("mask.png", mask)
+    assert generate("--video", "a.mp4", *EDITS[mode], "--prompt", "a ball", "--pictures", "--out", "a") == 0
+    frames, given = read(Path("a")), inputs["a.mp4"]
+    assert frames.shape == ((9, 16, 48, 3) if mode == "uncrop" else (9, 32, 32, 3))
+    if mode == "mask":
+        assert np.array_equal(frames[:, :, :16], given[:, :, :16])
+    if mode == "uncrop":
+        shrunk = given.reshape(9, 16, 2, 16, 2, 3).astype(float).mean(axis=(2, 4))
+        assert np.abs(frames[:, :, 16:32] - shrunk).max() <= 0.51
+    told = [line for line in capsys.readouterr().out.splitlines() if "made again from its noise" in line]
+    assert [line.split(":")[0] for line in told] == (["a.mp4", "b.mp4"] if mode == "interpolate" else [])
+    assert generate("--video", "a.mp4", *EDITS[mode], "--prompt", "a ball", "--out", "x.mp4") == 0
+    assert generate("--repeat", "x.mp4", "--out", "y.mp4") == 0
+    assert Path("x.mp4").read_bytes() == Path("y.mp4").read_bytes()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_given_frames_come_back_bit_for_bit(generate: Generate, inputs: dict[str, np.ndarray], mode: str) -> None:
     arguments, parts = MODES[mode]
@@ -130,6 +160,7 @@ def test_what_cannot_be_is_refused(
     write_video("short.mp4", noise(2, 4, 32, 32, 3), 8.0)
     Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
     iio.imwrite("good.png", noise(0, 32, 32, 3))
+    iio.imwrite("black.png", np.zeros((32, 32, 3), dtype=np.uint8))
     cases = {
         ("--prompt", "x", "--size", "33x32"): "width=33 must be a multiple of 16",
         ("--prompt", "x", "--image", "broken.png"): "broken.png: cannot be read as a picture",
@@ -142,6 +173,12 @@ def test_what_cannot_be_is_refused(
         ("--video", "a.mp4", "--connect", "short.mp4"): "4 frames",
         ("--video", "a.mp4", "--connect", "good.txt"): "--connect good.txt: no such file",
         ("--video", "a.mp4", "--connect", "broken.png"): "broken.png",
+        ("--video", "a.mp4", "--uncrop", "1:1"): "leave nothing to be made around frames of 32x32",
+        ("--video", "a.mp4", "--mask", "black.png"): "nothing in the mask is white",
+        ("--video", "a.mp4", "--mask", "short.mp4"): "short.mp4: the mask lasts 0.5 s, and the video 1.125 s",
+        ("--video", "a.mp4", "--mask", "broken.png"): "broken.png: cannot be read as a picture",
+        ("--video", "a.mp4", "--interpolate", "short.mp4"): "4 frames",
+        ("--video", "broken.png", "--edit", "0.5"): "broken.png",
         ("--prompt", "x", "--history-guidance", "0.5"): "history_guidance=0.5",
         ("--prompt", "x", "--step-cache", "-1"): "step_cache=-1",
         ("--prompt", "x", "--guidance-scale", "nan"): "guidance_scale=nan",

@@ -17,12 +17,15 @@ from video_dit.noise import (
     alpha,
     alphas_cumprod,
     draw_levels,
+    flow_step,
     level_shift,
     loss_weight,
     path_alphas_cumprod,
     prediction_target,
+    sampling_levels,
     shift_level,
     sigma,
+    slerp,
     to_epsilon,
     to_sample,
 )
@@ -226,3 +229,39 @@ def test_the_generator_decides_alone() -> None:
 def test_settings_out_of_range_are_named(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NoiseConfig(**option)
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_levels_of_a_part_of_the_way(strength: float, shift: float) -> None:
+    """As many as its share of the steps, from the shifted strength down, and as far apart as on the whole way."""
+    levels = sampling_levels(20, shift, strength)
+    assert len(levels) == round(20 * strength)
+    assert float(levels[0]) == pytest.approx(float(shift_level(torch.tensor(strength), shift)))
+    assert torch.allclose(levels, sampling_levels(20, shift)[-len(levels) :])
+    assert len(sampling_levels(4, shift, 0.01)) == 1
+
+
+@pytest.mark.parametrize("path", [None, *(alphas_cumprod(name) for name in BETAS)])
+def test_a_step_along_the_truth_may_be_of_any_length_and_in_either_direction(path: Tensor | None) -> None:
+    latents, noise = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    low, high = torch.tensor(0.1), torch.tensor(0.8)
+    for start, end in ((low, high), (high, low), (torch.tensor(0.0), high)):
+        prediction = "velocity" if path is None else "epsilon"
+        output = noise - latents if path is None else noise
+        there = flow_step(prediction, output, add_noise(latents, noise, start, path), start, end, path)
+        assert torch.allclose(there, add_noise(latents, noise, end, path), atol=1e-4)
+
+
+def test_what_lies_between_two_samples_of_noise_is_as_long() -> None:
+    first, second = torch.randn(2, 3, 4, 50, generator=torch.Generator().manual_seed(0)).unbind(0)
+    for fraction in (0.2, 0.5, 0.8):
+        between = slerp(first, second, fraction)
+        assert torch.allclose(between.std(dim=(1, 2)), torch.ones(3), atol=0.15)
+        assert torch.allclose(between, slerp(second, first, 1 - fraction), atol=1e-5)
+        line = torch.lerp(first, second, fraction)
+        cosine = (between * line).sum() / (between.norm() * line.norm())
+        assert float(cosine) > 0.99 and float(between.norm()) > 1.05 * float(line.norm())
+    for fraction, end in ((0.0, first), (1.0, second)):
+        assert torch.allclose(slerp(first, second, fraction), end, atol=1e-6)
+    assert torch.allclose(slerp(first, first, 0.3), first)

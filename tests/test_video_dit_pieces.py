@@ -229,3 +229,80 @@ def test_what_is_held_does_not_grow_with_the_duration(tiny_pipe: VideoPipeline) 
         alive.append(len({one.cdata for one in pieces if not one.expired()}))  # some pieces are parts of one
     assert len(alive) > 10
     assert max(alive) <= 2
+
+
+@pytest.mark.parametrize("frames", [1, 5, 14, 33])
+def test_an_edit_of_no_strength_is_what_the_autoencoder_makes(tiny_pipe: VideoPipeline, frames: int) -> None:
+    given = video(frames)
+    whole = torch.cat([given, given[-1:].expand((1 - frames) % 4, -1, -1, -1)])
+    expected = tiny_pipe.codec.decode(tiny_pipe.codec.encode(to_float(whole)[None]))[:, :, :frames]
+    edited = torch.as_tensor(tiny_pipe.edit(given, 0.0, **options()).frames[0])
+    assert torch.allclose(edited, (expected[0].permute(1, 2, 3, 0).clamp(-1, 1) + 1) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [13, 41])
+def test_an_edit_of_full_strength_is_text_to_video(tiny_pipe: VideoPipeline, frames: int) -> None:
+    """Bit for bit, from the same seed, over several windows as well."""
+    edited = tiny_pipe.edit(video(frames), 1.0, **options()).frames
+    assert np.array_equal(edited, tiny_pipe(num_frames=frames, **options()).frames)
+
+
+def test_the_stronger_an_edit_the_less_is_left(tiny_pipe: VideoPipeline) -> None:
+    given = video(17)
+    none, *edits = (tiny_pipe.edit(given, s, **options(num_inference_steps=10)).frames for s in (0.0, 0.2, 0.5, 1.0))
+    away = [float(np.square(edit - none).mean()) for edit in edits]
+    assert 0 < away[0] < away[1] < away[2]
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_nothing_outside_a_mask_is_touched(tiny_pipe: VideoPipeline, strength: float) -> None:
+    given, mask = video(14), torch.zeros(14, 32, 32, dtype=torch.bool)
+    mask[6:9, 5:11, 20:31] = True
+    edited = levels(tiny_pipe.edit(given, strength, mask, **options()).frames)
+    assert np.array_equal(edited[~mask.numpy()], given.numpy()[~mask.numpy()])
+    assert (edited != given.numpy())[mask.numpy()].mean() > 0.5
+    if strength == 1:
+        assert np.array_equal(levels(tiny_pipe.inpaint(given, mask, **options()).frames), edited)
+    still = np.zeros((32, 32), dtype=np.uint8)
+    still[:16] = 255
+    painted = levels(tiny_pipe.inpaint(given, still, **options()).frames)
+    assert np.array_equal(painted[:, 16:], given.numpy()[:, 16:])
+    assert (painted[:, :16] != given.numpy()[:, :16]).mean() > 0.5
+
+
+def test_what_is_kept_is_seen_by_what_is_made(tiny_pipe: VideoPipeline) -> None:
+    given, mask = video(9), torch.zeros(32, 32, dtype=torch.bool)
+    mask[:, 16:] = True
+    made = tiny_pipe.inpaint(given, mask, **options()).frames[0, :, :, 16:]
+    other = given.clone()
+    other[:, :, :16] = 255 - other[:, :, :16]
+    assert np.abs(tiny_pipe.inpaint(other, mask, **options()).frames[0, :, :, 16:] - made).max() > 1e-3
+
+
+def test_a_video_stays_in_the_middle_of_what_is_made_around_it(tiny_pipe: VideoPipeline) -> None:
+    given = video(10, 16, 20)
+    wide = levels(tiny_pipe.uncrop(given, 32, 48, **options()).frames)
+    assert wide.shape == (10, 32, 48, 3)
+    assert np.array_equal(wide[:, 8:24, 14:34], given.numpy())
+    assert wide[:, :8].std() > 1
+    with pytest.raises(ValueError, match="height=40 must be a multiple of 16"):
+        tiny_pipe.uncrop(given, 40, 48)
+
+
+def test_an_edit_heeds_a_schedule(tiny_pipe: VideoPipeline) -> None:
+    given, asked = video(33), {"strength": 0.8}
+    one, changed = (
+        tiny_pipe.edit(given, **asked, **options(prompt=text)).frames
+        for text in ("0: a ball | 2.2: a ball", "0: a ball | 2.2: two red cubes")
+    )
+    assert np.array_equal(one[:, :17], changed[:, :17])
+    assert np.abs(one - changed)[:, 24:].max() > 1e-3
+    with pytest.raises(ValueError, match=r"a prompt begins at 5 s: the video goes from 0 to 4\.125 s"):
+        tiny_pipe.edit(given, prompt="0: a | 5: b")
+
+
+def test_an_interpolation_streams_as_any_other(tiny_pipe: VideoPipeline) -> None:
+    pair = {"video": video(13), "second": video(13, seed=4), "seconds": 0.0}
+    found = list(tiny_pipe.stream(request("interpolate", **pair)))
+    assert sum(piece.frames.shape[2] for piece in found) == 13
+    assert not any(piece.given for piece in found)

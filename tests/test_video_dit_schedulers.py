@@ -19,6 +19,8 @@ from video_dit.noise import (
     path_alphas_cumprod,
     prediction_target,
     sampling_levels,
+    shift_level,
+    sigma,
     to_epsilon,
 )
 from video_dit.sampling import Prompts, SamplingConfig, Window, num_calls, sample_window
@@ -75,7 +77,8 @@ def sample(model: Knowing, scheduler: Any, steps: int, known: bool = False, **op
     latents = torch.zeros(1, 4, 3, 2, 2)
     latents[0, :, 0] = model.latents[:4].T.view(4, 2, 2)
     is_known = torch.tensor([known, False, False])
-    window = Window(latents, is_known, latent_times(3, 8.0, 4, True), torch.tensor([True, False, False]))
+    one_frame, strength = torch.tensor([True, False, False]), options.pop("strength", 1.0)
+    window = Window(latents, is_known, latent_times(3, 8.0, 4, True), one_frame, strength=strength)
     prompts = Prompts(torch.zeros(1, 8), Segments.from_lengths([1]))
     generator = torch.Generator().manual_seed(options.pop("seed", 0))
     config = SamplingConfig(steps, 1.0, **options)
@@ -105,8 +108,7 @@ def test_a_perfect_prediction_leads_back_to_the_latents(noise: NoiseConfig, name
 @pytest.mark.parametrize("name", OF_VP)
 def test_small_errors_stay_small(noise: NoiseConfig, name: str, latents: Tensor) -> None:
     """Above all at the end of the cosine, where an epsilon is divided by 5e-5."""
-    out = sample(Knowing(noise, latents, error=0.02), scheduler(name, noise), 20)
-    assert (out - latents).abs().max() < 1.0
+    assert (sample(Knowing(noise, latents, error=0.02), scheduler(name, noise), 20) - latents).abs().max() < 1.0
 
 
 @pytest.mark.parametrize("noise", PATHS, ids=named)
@@ -293,6 +295,18 @@ def test_many_levels_near_the_end_are_told_apart(name: str) -> None:
     levels = torch.stack([level.max() for _, level in model.calls])
     assert float(levels[0]) == pytest.approx(1, abs=2e-6)
     assert (levels.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.77])
+@pytest.mark.parametrize(("noise", "name"), NAMED, ids=[f"{named(noise)}-{name}" for noise, name in NAMED])
+def test_each_begins_on_the_way_as_well(noise: NoiseConfig, name: str, strength: float, latents: Tensor) -> None:
+    model, path = Knowing(noise, latents), path_alphas_cumprod(noise)
+    out = sample(model, named_scheduler(name, model_scheduler(noise)), 20, strength=strength)
+    assert torch.allclose(out, latents, atol=2e-3)
+    tokens, level = model.calls[0]
+    reached = float(shift_level(torch.tensor(strength), 3**0.5)) if path is None else strength
+    assert reached - 0.06 < float(level[0]) <= reached + 1e-6
+    assert float(tokens[4:].std() / sigma(level, path).mean()) == pytest.approx(1, abs=0.3)  # latents are 0 there
 
 
 @pytest.mark.parametrize(("noise", "name"), NAMED, ids=[f"{named(noise)}-{name}" for noise, name in NAMED])

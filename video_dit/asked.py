@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from data.generate_options import ADDED_SECONDS, FRACTION
-from data.video import probe_video
-from data.video_fit import contained_video, fitted_mask, fitted_picture, fitted_video, read_picture
 from video_dit.editing import uncropped
 from video_dit.pieces import made_frames
 from video_dit.pipeline import VideoPipeline
@@ -61,6 +59,8 @@ def request_of(args: argparse.Namespace, pipe: VideoPipeline, say: Say) -> Video
 
 def with_text(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequest, say: Say) -> VideoRequest:
     """Text to video, with pictures where they are given."""
+    from data.video_fit import fitted_picture, read_picture  # PyAV may be missing
+
     places = [(args.image, 0.0)] if args.image else []
     places += args.keyframe or []
     shapes = [read_picture(path).shape for path, _ in places[:1]]
@@ -80,6 +80,9 @@ def with_text(args: argparse.Namespace, pipe: VideoPipeline, request: VideoReque
 
 def with_video(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequest, say: Say) -> VideoRequest:
     """A given video continued, connected, closed, edited or interpolated."""
+    from data.video import probe_video
+    from data.video_fit import contained_video, fitted_mask, fitted_video
+
     rate, mode, info = request.frame_rate, mode_of(args), probe_video(args.video)
     shape = args.uncrop or (info.width, info.height)
     height, width = choose_size(args, pipe, shape[0] / shape[1])
