@@ -266,6 +266,48 @@ def test_continuations_beside_the_most_and_the_least_on_screen_in_json_and_to_lo
         assert picture.size[1] > 4 * 2 * 96
 
 
+def test_edits_are_measured(
+    evaluate: ModuleType,
+    parts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = [part for part in parts if not part.startswith(("--batch", "--picture"))]
+    written = [f"--json={tmp_path / 'a.json'}", f"--picture={tmp_path / 'a.png'}"]
+    assert call(evaluate, monkeypatch, *own, *written, "--clips=1", "--strength=0.5", command="edit") == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert set(found["shares"]) == {"colour changed", "motion stayed", "same object"}
+    assert found["settings"]["strength"] == "0.5"
+    assert "1 clips, red to green with strength 0.5" in capsys.readouterr().out
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size[1] > 3 * 32
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--strength=2"], "'2' must be a number from 0 to 1"),
+        (["--clips=0"], "at least 1"),
+        (["--picture=a.jpg"], "ends in .png"),
+        (["--model=nowhere"], "nowhere is no model folder"),
+    ],
+)
+def test_bad_options_of_edit_are_one_clear_line(
+    evaluate: ModuleType,
+    options: list[str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        code = call(evaluate, monkeypatch, *options, command="edit")
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -1,9 +1,11 @@
 """Measure a model: how well its autoencoder reconstructs, how much of their prompts its samples show, how well it
-continues clips, and whether one that was trained on a few clips of your own makes the right one of each caption.
+continues and edits clips, and whether one that was trained on a few clips of your own makes the right one of each
+caption.
 
 python tools/evaluate.py vae --manifest clips.csv
 python tools/evaluate.py world --prompts 256
 python tools/evaluate.py extend --clips 16
+python tools/evaluate.py edit --clips 64
 python tools/evaluate.py clips --model runs/own/model --manifest clips/index.csv
 """
 
@@ -15,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.options import at_least, frame_rate, positive, size
+from data.options import at_least, frame_rate, positive, share, size
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
@@ -55,6 +57,15 @@ def run_extend(args: argparse.Namespace) -> None:
     from video_dit.evaluation.extend import ExtendOptions, evaluate_extend
 
     write_json(args.json, evaluate_extend(options_of(ExtendOptions, args), tqdm.write))
+
+
+def run_edit(args: argparse.Namespace) -> None:
+    """Whether edits change what they should, and leave the rest."""
+    from tqdm import tqdm
+
+    from video_dit.evaluation.editing import EditOptions, evaluate_edits
+
+    write_json(args.json, evaluate_edits(options_of(EditOptions, args), tqdm.write))
 
 
 def run_clips(args: argparse.Namespace) -> None:
@@ -122,16 +133,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     extend.add_argument("--context-seconds", type=positive, nargs="+", metavar="S", default=[], help=context)
     extend.add_argument("--judge", type=Path, default=ROOT / "checkpoints" / "judge", help="default: the shipped one")
     extend.add_argument("--picture", type=Path, metavar="FILE.png", help="the truth above what was made")
+    edit = commands.add_parser("edit", help="do edits change what they should, and leave the rest")
+    edit.add_argument("--clips", type=at_least(1), default=64, help="of either kind of edit (default: %(default)s)")
+    edit.add_argument("--strength", type=share, default=0.6, help="of the recolouring (default: %(default)s)")
+    edit.add_argument("--judge", type=Path, default=ROOT / "checkpoints" / "judge", help="default: the shipped one")
+    edit.add_argument("--picture", type=Path, metavar="FILE.png", help="given clips above their edits")
     clips = commands.add_parser("clips", help="does a model give back the clips it was trained on")
     clips.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="that it was trained on")
     clips.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
     clips.add_argument("--picture", type=Path, metavar="FILE.png", help="samples above the clips nearest to them")
-    for command in (world, extend, clips):
+    for command in (world, extend, edit, clips):
         command.add_argument("--steps", type=at_least(1), default=30, help="of the sampler (default: %(default)s)")
         command.add_argument("--guidance-scale", type=positive, help="default: as tools/generate.py")
         command.add_argument("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
     models = {
         clips: "a folder that train.py wrote",
+        edit: "a folder that train.py wrote",
         extend: "a folder that train.py wrote",
         vae: "a folder with an autoencoder, or of one",
         world: "a folder that train.py wrote",
@@ -161,7 +178,9 @@ def main() -> int:
     """Exit code 2 for what the user got wrong, 1 for what failed."""
     args = parse_arguments()
     try:
-        {"vae": run_vae, "world": run_world, "extend": run_extend, "clips": run_clips}[args.command](args)
+        {"vae": run_vae, "world": run_world, "extend": run_extend, "edit": run_edit, "clips": run_clips}[args.command](
+            args
+        )
     except (ValueError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
