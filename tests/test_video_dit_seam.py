@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from video_dit.seam import fade_seams, low_pass
+from video_dit.seam import fade_border, fade_seams, low_pass
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -84,3 +84,24 @@ def test_frames_are_held_back_only_as_long_as_they_must() -> None:
     frames = torch.zeros(1, 3, 40, 8, 8)
     sizes = [chunk.shape[2] for chunk in fade_seams(iter(frames.split(4, dim=2)), {22: frames[:, :, 0]}, 8.0)]
     assert sizes == [4, 4, 4, 4, 2, 6, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("offset", [-0.3, 0.2])
+def test_a_difference_of_tint_fades_out_inside_a_mask(offset: float) -> None:
+    given = torch.rand(1, 3, 2, 64, 96) - 0.5
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[:, :, 48:] = True
+    made = given + offset
+    faded = fade_border(made, given, mask)
+    assert torch.equal(faded[~mask.expand_as(faded)], given[~mask.expand_as(given)])
+    left = (faded - given).mean(dim=(0, 1, 2, 3))[48:] / offset  # of the difference, by column
+    assert float(left[0]) < 0.25 and float(left[-1]) == pytest.approx(1, abs=1e-4)
+    assert (left.diff() > -1e-4).all()
+    assert torch.allclose(fade_border(given, given, mask), given)
+
+
+def test_where_nothing_is_kept_nothing_fades() -> None:
+    made, given = torch.rand(1, 3, 2, 32, 32), torch.rand(1, 3, 2, 32, 32)
+    everything = torch.ones(2, 32, 32, dtype=torch.bool)
+    assert torch.equal(fade_border(made, given, everything), made)
+    assert torch.equal(fade_border(made, given, ~everything), given)

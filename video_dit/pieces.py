@@ -28,7 +28,7 @@ from video_dit.rollout import (
     window_sizes,
 )
 from video_dit.sampling import Window
-from video_dit.seam import fade_seams
+from video_dit.seam import fade_border, fade_seams
 
 CHUNK = 16
 """Latent frames that are encoded or decoded at a time, so that memory does not grow with the duration."""
@@ -222,7 +222,7 @@ def _edited(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
     for piece in _made(_span(_decode(maker.codec, made), 0, len(video))):
         end, frames = place + piece.frames.shape[2], piece.frames
         if mask is not None:
-            frames = torch.where(mask[None, None, place:end], frames, to_float(video[place:end])[None])
+            frames = fade_border(frames, to_float(video[place:end])[None], mask[place:end])
         yield Piece(frames, given=False)
         place = end
 

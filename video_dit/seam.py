@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
 SEAM_SECONDS = 0.5
 BLUR = 1 / 64
 """Sigma of what is left out, in short sides of the picture."""
+BORDER = 1 / 32
+"""Sigma of what fades out inside a mask, in the same."""
 
 
 def fade_seams(chunks: Iterator[Tensor], given: Mapping[int, Tensor], frame_rate: float) -> Iterator[Tensor]:
@@ -65,13 +67,30 @@ def _faded(
     return frames
 
 
+def fade_border(frames: Tensor, given: Tensor, mask: Tensor) -> Tensor:
+    """Given frames with others inside a mask, which take on there, near its border, how those given differ from them.
+
+    Args:
+        frames: made and decoded, ``(b, c, t, h, w)`` in [-1, 1]. given: what they were made from, of the same shape.
+        mask: bool ``(t, h, w)``, true where frames are made.
+    """
+    b, t = frames.shape[0], frames.shape[2]
+    kept = repeat((~mask).to(frames), "t h w -> (b t) 1 h w", b=b)
+    residual = rearrange(given - frames, "b c t h w -> (b t) c h w") * kept
+    sigma = min(frames.shape[3:]) * BORDER
+    near = low_pass(kept, sigma)  # a half at a straight border
+    fading = low_pass(residual, sigma) / near.clamp_min(1e-6) * (2 * near).clamp_max(1)
+    faded = (frames + rearrange(fading, "(b t) c h w -> b c t h w", t=t)).clamp(-1, 1)
+    return torch.where(mask, faded, given)
+
+
 def low_pass(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of ``(b, c, h, w)`` with edges repeated; sigma in pixels."""
     radius = int(3 * sigma) + 1
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma).square())
     kernel = kernel / kernel.sum()
-    b = images.shape[0]
+    b = len(images)
     flat = rearrange(images, "b c h w -> (b c) 1 h w")
     flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))
     flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
