@@ -39,6 +39,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("given")
     for seed, name in ((3, "a"), (4, "b")):
         write_video(folder / f"{name}.mp4", sample_scene("test", seed).render(18 + seed, 64, 64, 8.0), 8.0)
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[32:] = 255
+    iio.imwrite(folder / "mask.png", mask)
     iio.imwrite(folder / "b.png", read_video(folder / "b.mp4").frames[0].numpy())
     return folder
 
@@ -78,7 +81,34 @@ def test_pictures_are_in_the_video_and_it_can_be_made_again(given: Path, tmp_pat
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
 
 
-TWO = [["--loop", "--extend", "both"], ["--connect", "b.mp4", "--loop"], ["--image", "b.png", "--loop"]]
+EDITS = {
+    "edit": (["--edit", "0.6"], (64, 64)),
+    "mask": (["--mask", "mask.png"], (64, 64)),
+    "uncrop": (["--uncrop", "16:9"], (48, 80)),
+    "interpolate": (["--interpolate", "b.mp4"], (64, 64)),
+}
+
+
+@pytest.mark.parametrize("mode", EDITS)
+def test_a_given_video_is_edited(given: Path, tmp_path: Path, mode: str) -> None:
+    options, size = EDITS[mode]
+    words = [*options, "--steps", "3", "--prompt", "a red ball"]
+    result = run(given, "--video", "a.mp4", *words, "--pictures", "--out", str(tmp_path / "out"))
+    assert result.returncode == 0, result.stderr
+    frames, own = read(tmp_path / "out"), read_video(given / "a.mp4").frames.numpy()
+    assert frames.shape == (len(own), *size, 3)
+    if mode == "mask":
+        assert np.array_equal(frames[:, :32], own[:, :32])
+        assert not np.array_equal(frames[:, 32:], own[:, 32:])
+    assert ("made again from its noise" in result.stdout) == (mode == "interpolate")
+
+
+TWO = [
+    ["--loop", "--extend", "both"],
+    ["--connect", "b.mp4", "--loop"],
+    ["--image", "b.png", "--loop"],
+    ["--edit", "1", "--loop"],
+]
 
 
 @pytest.mark.parametrize("arguments", TWO, ids=" ".join)

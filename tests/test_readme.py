@@ -28,6 +28,7 @@ SMALL = {
     "tools/evaluate.py world": "--prompts 4 --steps 1",
     "tools/evaluate.py clips": "--steps 1",
     "tools/evaluate.py extend": "--clips 2 --steps 1",
+    "tools/evaluate.py edit": "--clips 1 --steps 1",
     "tools/evaluate.py vae": "--clips 2",
 }
 OF_THE_USER = ("my-videos", "my-clips", "my-latents", "my-object", "my-object-clips", "runs")
