@@ -94,7 +94,7 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--steps", type=at_least(1), default=30, help="denoising steps (default: %(default)s)")
     how.add_argument("--scheduler", choices=SCHEDULER_NAMES, help="what takes the steps (default: the model's own)")
-    scale = "1 is none (default: 4 in a window made from nothing, 1.5 in one that goes on from frames or pictures)"
+    scale = "1 is none (default: 4 in a window made from nothing, 1.5 in one that goes on from what is there; Wan: 5)"
     how.add_argument("--guidance-scale", type=float, help=scale)
     how.add_argument(
         "--guidance-interval",
@@ -116,7 +116,13 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
         help="the model is left out of steps that would change its output by less than this share; 0 asks it at each "
         "(default: 0)",
     )
-    how.add_argument("--model", type=Path, default=model, help="a folder that train.py wrote (default: sora-tiny)")
+    how.add_argument(
+        "--model",
+        type=Path,
+        default=model,
+        help="a folder that train.py wrote, or of a WanPipeline of diffusers, or owner/name[@revision] on the Hugging "
+        "Face Hub (default: sora-tiny)",
+    )
     how.add_argument("--lora", type=Path, metavar="PATH", help="an adapter of the model: the folder lora/ of a run")
     how.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
     how.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
@@ -208,7 +214,7 @@ def _as_option(name: str, value: object) -> Option:
     if value is True:
         return True
     if isinstance(value, Path):
-        return str(value.absolute())
+        return str(value.absolute() if value.exists() else value)  # a model may have a name on the Hub
     if isinstance(value, list):
         return [f"{path.absolute()}@{seconds}" for path, seconds in value]
     if isinstance(value, tuple):

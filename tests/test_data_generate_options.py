@@ -16,6 +16,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a.mp4", "b.mp4", "p.png", "lora"):
         Path(name).write_bytes(b"")
+    Path("model").mkdir()
     Path("prompts.txt").write_text("a dog\n")
     Path("empty.txt").write_text("\n# a\n\n")
 
@@ -127,3 +128,11 @@ def test_prompts_may_come_through_a_pipe() -> None:
     os.close(write)
     assert parsed("--prompt-file", f"/dev/fd/{read}").prompt_file == ["a dog", "a cat"]
     os.close(read)
+
+
+@pytest.mark.parametrize("name", ["owner/model", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers@0123abc"])
+def test_a_name_on_the_hub_is_kept(name: str) -> None:
+    """A folder is remembered by where it is, what is none by its name."""
+    assert recorded(parsed("--model", name))["model"] == name
+    Path(name).mkdir(parents=True)
+    assert recorded(parsed("--model", name))["model"] == str(Path(name).absolute())

@@ -53,7 +53,7 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     from video_dit.model_folder import check_model_folder
     from video_dit.pipeline import VideoPipeline
 
-    check_model_folder(folder)
+    name = check_model_folder(folder, published=True)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -62,6 +62,10 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     kind = fast_dtype(place) if dtype == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    if name == "WanPipeline":
+        from video_dit.published import load_wan
+
+        return load_wan(folder, kind).to(place)
     pipe = VideoPipeline.from_pretrained(folder, dtype=kind, low_cpu_mem_usage=False)  # or accelerate is asked for
     return pipe.to(place)
 
@@ -142,7 +146,8 @@ class Notes:
         from video_dit.lora import find_lora
 
         read = [args.video, args.connect, args.mask, args.interpolate, args.image]
-        read += [find_lora(args.lora) if args.lora else None, args.model]
+        read += [find_lora(args.lora) if args.lora else None]
+        read += [args.model if args.model.exists() else None]  # a name on the Hub tells its revision
         self.files = file_hashes([path for path in read if path] + [path for path, _ in args.keyframe or []])
         self.args = argparse.Namespace(**vars(args))
         self.args.size = request.height, request.width
@@ -221,11 +226,13 @@ def run(args: argparse.Namespace) -> None:
     from data.video_write import COMMENTED
     from video_dit.asked import interpolation, request_of, sampling_config
     from video_dit.attention import use_flash_attention_3
+    from video_dit.model_folder import find_model
     from video_dit.request import PromptSchedule
 
     prompts = [PromptSchedule.parse(video.prompt) for video in videos]
     sampling_config(args)  # what is out of range is refused before a model is loaded
-    pipe = load_pipeline(args.model, args.device, args.dtype)
+    folder, args.model = find_model(args.model)
+    pipe = load_pipeline(folder, args.device, args.dtype)
     use_flash_attention_3()
     if args.lora:
         from video_dit.lora import load_lora

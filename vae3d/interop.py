@@ -17,6 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import Autoencod
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from torch import Tensor
 
 from vae3d.model import VideoVAE
@@ -29,8 +30,8 @@ WEIGHTS = (
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model-*-of-*.safetensors",
 )
-DAMAGE = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-"""What diffusers and torch raise over a config or weights that do not fit."""
+DAMAGE = (ArithmeticError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
+"""What diffusers, transformers and torch raise over a config or weights that do not fit."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def load_autoencoder(folder: str | Path, subfolder: str | None, dtype: torch.dty
     """
     place = Path(folder) / (subfolder or "")
     remote = not Path(folder).is_dir() and re.fullmatch(HUB_NAME, str(folder)) is not None
-    root = _download(str(folder), subfolder, ("config.json",)) if remote else place
+    inside = f"{subfolder}/" if subfolder else ""
+    root = download(str(folder), [f"{inside}config.json"]) / inside if remote else place
     name = _read_config(root, place, subfolder).get("_class_name")
     cls: Any
     match name:
@@ -119,20 +121,25 @@ def load_autoencoder(folder: str | Path, subfolder: str | None, dtype: torch.dty
         case _:
             raise ValueError(f"{place}/config.json has _class_name={name!r}: give the folder of one of {UNDERSTOOD}")
     if remote:
-        _download(str(folder), subfolder, WEIGHTS)
+        download(str(folder), [f"{inside}{file}" for file in WEIGHTS])
+    options = {"dtype": dtype, "low_cpu_mem_usage": False}  # the other way needs accelerate
+    return load_whole(cls, root, f"{place} holds no whole autoencoder", options)
+
+
+def load_whole(cls: Any, folder: Path, otherwise: str, options: dict[str, Any]) -> Any:
+    """A model of diffusers or transformers, of class ``cls``, from its folder, to be used and not trained; safetensors
+    only. options: of its ``from_pretrained``.
+
+    Raises:
+        ValueError: it cannot be loaded, or weights are missing; the message is ``otherwise`` and the reason.
+    """
     try:
-        vae, info = cls.from_pretrained(
-            str(root),
-            dtype=dtype,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,  # the other way needs accelerate
-            output_loading_info=True,
-        )
+        model, info = cls.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **options)
     except DAMAGE as error:
-        raise ValueError(f"{place} holds no whole autoencoder: {one_line(error)}") from None
-    if missing := sorted(info["missing_keys"]):  # diffusers would leave them random
-        raise ValueError(f"{place} holds no whole autoencoder: its weights lack {missing[0]}, {len(missing)} in all")
-    return vae.eval()
+        raise ValueError(f"{otherwise}: {one_line(error)}") from None
+    if missing := sorted(info["missing_keys"]):  # they would be left random
+        raise ValueError(f"{otherwise}: its weights lack {missing[0]}, {len(missing)} in all")
+    return model.eval()
 
 
 def encode_whole(vae: Autoencoder, frames: Tensor) -> Tensor:
@@ -192,11 +199,15 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _download(name: str, subfolder: str | None, files: Sequence[str]) -> Path:
-    """The folder in the cache of the Hugging Face Hub that holds these files of a repository."""
-    patterns = [f"{subfolder}/{file}" if subfolder else file for file in files]
+def download(name: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """The folder in the cache of the Hugging Face Hub that holds the files of a repository that fit ``patterns``; its
+    name is the commit.
+
+    Raises:
+        ValueError: there is no such repository, or no connection.
+    """
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns)) / (subfolder or "")
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the Hub's own, or one of httpx or httpx2, as the version of huggingface_hub has it
         raise ValueError(
             f"{name} is no folder here, and the Hugging Face Hub gave no {patterns[0]} of that name: "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
+from diffusers.loaders.peft import PeftAdapterMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -101,6 +102,8 @@ def load_lora(transformer: "VideoDiT", path: Path) -> None:
     Raises:
         ValueError: peft is missing, the file is missing or no adapter, or the adapter was trained on other weights.
     """
+    if not isinstance(transformer, PeftAdapterMixin):
+        raise ValueError(f"LoRA {path} goes with models that train.py wrote: leave --lora out for a published one")
     check_peft(f"LoRA {path}")
     file = find_lora(path)
     state, metadata = _read(file)

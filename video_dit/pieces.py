@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,6 +97,16 @@ def check_starts(request: VideoRequest, r: int) -> None:
     for schedule in request.prompts:
         if schedule.starts[-1] >= duration:
             raise ValueError(f"a prompt begins at {schedule.starts[-1]:g} s: the video goes from 0 to {duration:g} s")
+
+
+def check_offered(request: VideoRequest, model: Any) -> None:
+    """Raises ValueError where a published model, with this config, cannot make what ours can."""
+    places = () if getattr(model, "keyframes", True) else request.keyframes
+    if late := [one.seconds for one in places if round(one.seconds * request.frame_rate)]:
+        raise ValueError(f"keyframe at {late[0]:g} s: this model takes a picture as the first frame alone, at 0 s")
+    weight = request.sampling.history_guidance
+    if weight != 1 and not getattr(model, "per_token", True):
+        raise ValueError(f"history_guidance={weight} must be 1: this model is told one noise level for all tokens")
 
 
 def breaks(request: VideoRequest, count: int, begin: Callable[[int], int]) -> list[int]:

@@ -22,7 +22,7 @@ from video_dit.model import VideoDiT
 from video_dit.model_folder import PIPELINE_FILE
 from video_dit.noise import slerp
 from video_dit.output import InterpolationOutput, VideoPipelineOutput, check_output_type, to_output
-from video_dit.pieces import Maker, count_windows, pieces, text_latents
+from video_dit.pieces import Maker, check_offered, count_windows, pieces, text_latents
 from video_dit.request import Keyframe, Mode, Picture, Piece, PromptSchedule, VideoRequest, check_size
 from video_dit.rollout import context_size
 from video_dit.sampling import Generators, SamplingConfig, num_calls
@@ -338,6 +338,7 @@ class VideoPipeline(DiffusionPipeline):
         """How many windows there are to make; ValueError where the model cannot make what is asked."""
         check_scheduler(self.scheduler, self.noise)
         check_steps(self.scheduler, request.sampling.num_inference_steps)
+        check_offered(request, self.transformer.config)
         if request.mode == "text":
             self.check_size(request.height, request.width)
             count = self.codec.num_latent_frames(request.num_frames)

@@ -104,11 +104,11 @@ class SamplingConfig:
         if not 0 <= self.step_cache < 1:
             raise ValueError(f"step_cache={self.step_cache} must be in [0, 1): 0 is off, 0.1 is usual")
 
-    def guidance(self, anything_known: bool) -> float:
-        """The weight of classifier-free guidance in a window."""
+    def guidance(self, anything_known: bool, usual: float | None = None) -> float:
+        """The weight of classifier-free guidance in a window; ``usual`` is what a published model is used with."""
         if self.guidance_scale is not None:
             return self.guidance_scale
-        return 1.5 if anything_known else 4.0
+        return usual or (1.5 if anything_known else 4.0)
 
 
 def num_calls(scheduler: Any, steps: int, strength: float = 1.0) -> int:
@@ -203,7 +203,7 @@ def window_rows(
         context = add_noise(known, noise, torch.tensor(config.context_level, device=known.device), path)
     text = model.text_keys_values(prompts.embeds)
     rows = [Row(text, prompts.segments, context, config.context_level)]
-    scale = config.guidance(anything_known=known.shape[1] > 0)
+    scale = config.guidance(known.shape[1] > 0, getattr(model.config, "guidance_scale", None))
     if prompts.negative_embeds is not None and prompts.negative_segments is not None and scale != 1:
         negative = model.text_keys_values(prompts.negative_embeds), prompts.negative_segments
         rows.append(Row(*negative, context, config.context_level, scale, config.guidance_interval))
