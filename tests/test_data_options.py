@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from data.options import aspect, at_least, duration, frame_rate, interval, picture_at, positive, seed, size, text_lines
+from data.options import (
+    aspect,
+    at_least,
+    duration,
+    frame_rate,
+    interval,
+    picture_at,
+    positive,
+    seed,
+    size,
+    something,
+    text_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +36,7 @@ from data.options import aspect, at_least, duration, frame_rate, interval, pictu
         (interval, "0,0.5", (0.0, 0.5)),
         (picture_at, "a@b.png@2.5", (Path("a@b.png"), 2.5)),
         (picture_at, "a.png@0", (Path("a.png"), 0.0)),
+        (something, " a", " a"),
     ],
 )
 def test_takes(kind: Callable[[str], object], text: str, value: object) -> None:
@@ -43,6 +56,7 @@ def test_takes(kind: Callable[[str], object], text: str, value: object) -> None:
         (size, ("64", "64x", "64x0", "64 x 64"), "like 64x64"),
         (seed, ("1.5", "", "x", "9" * 19, "9" * 30), "whole number of at most 18 digits"),
         (interval, ("0", "0.5,0.5", "0.6,0.5", "0,1.1", "-1,1", "nan,1", "0,1,1", "a,b"), "LOW,HIGH"),
+        (something, ("", " ", "\n"), "must not be empty"),
         (picture_at, ("a.png", "a.png@", "@1", "a.png@-1", "a.png@nan", "a.png@inf", "a.png@x"), "FILE@SECONDS"),
     ],
 )
