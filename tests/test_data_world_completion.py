@@ -111,6 +111,16 @@ def test_who_meets_nobody_named_meets_somebody() -> None:
         assert list(facts.pairs) == [(0, 1)] and len(facts.objects) == 3
 
 
+def test_no_two_are_of_one_name_but_by_what_is_said() -> None:
+    for seed in range(20):
+        names = [
+            (obj.shape, obj.colour) for obj in completed("a ball, a red ball, a ball, a ball", seed=seed)[0].objects
+        ]
+        assert len(set(names)) == 4 and names[1] == ("sphere", "red")
+    twins = completed("a red ball and a red ball")[0].objects
+    assert [obj.colour for obj in twins] == ["red", "red"]
+
+
 def test_what_is_larger_is_large() -> None:
     for seed in range(20):
         sizes = [obj.size for obj in completed("a ball is larger than a cube", seed=seed)[0].objects]

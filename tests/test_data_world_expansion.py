@@ -183,4 +183,6 @@ def test_prompts_that_follow_one_another_are_of_one_world() -> None:
     assert len({(ball.shape, ball.colour, ball.size, ball.material) for ball in balls}) == 1
     assert [ball.motion for ball in balls] == ["bounce", "roll"] and balls[1].direction == "left"
     assert [(obj.shape, obj.motion) for obj in third.objects] == [("sphere", "stay"), ("cube", "fall")]
+    _, later = expand(["a ball jumps", "a red cube, and it spins"], 0, any_length).texts  # "it" is the cube
+    assert [(obj.shape, obj.motion) for obj in read_prompt(later).objects] == [("cube", "spin")]
     assert len(set(expand(["a ball and a cube"] * 2, 0, any_length).texts)) == 1

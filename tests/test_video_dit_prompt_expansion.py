@@ -67,8 +67,8 @@ def test_a_schedule_or_a_prompt_that_is_no_good_is_one_clear_line(expanded: Expa
             expanded("world", prompt)
 
 
-def test_a_language_model_is_asked_once_for_the_same(expanded: Expand, tmp_path: Path) -> None:
-    """Whatever the seed; what it says of no use is said and left out."""
+def test_a_language_model_says_the_same_for_each_seed(expanded: Expand, tmp_path: Path) -> None:
+    """In one line; that it says nothing of use is told."""
     save_writer(tmp_path / "writer", "causal", {question("a ball", "", EXAMPLES, 33): ANSWER}, steps=60)
     save_writer(tmp_path / "mute", "causal")
     assert expanded(str(tmp_path / "writer"), "a ball", "a ball") == ([ANSWER, ANSWER], [f"prompt: {ANSWER}"])

@@ -40,8 +40,7 @@ _SPELLINGS = (
     (r"\b(?:and )?(?:hit|strik)(?:s|es|e|ting|ing)? the (?:ground|floor)\b", ""),
 )
 _MANNERS = r"\b(?:slowly|gently|smoothly|quickly|very)\b"
-_GLUE = {"a", "an", "and", "another", "are", "as", "but", "is", "it", "its", "of", "one", "that", "the", "then", "they"}
-_GLUE |= {"which", "while", "with"}
+_GLUE = r"an?|and|another|are|as|but|is|its?|of|one|that|the|then|they|which|while|with"
 _MOTION_CUES = {"still": "stay", "motionless": "stay", "stationary": "stay", "not move": "stay", "orbit": "orbit"}
 _CAMERA_CUES = {"static": "still", "fixed": "still", "still": "still", "stationary": "still", "motionless": "still"}
 _REVERSED = {"smaller_than": "larger than"}
@@ -160,9 +159,10 @@ def unknown_words(text: str) -> tuple[str, ...]:
     told = (MOTION_PHRASES, PAIR_PHRASES, CAMERA_PHRASES, WAY_PHRASES, RELATION_PHRASES)
     phrases = [phrase for table in words + told for phrases in table.values() for phrase in phrases]
     known = {word for phrase in phrases for word in re.findall(r"\w+", phrase.replace("{way}", ""))}
-    known |= {*_GLUE, *CAMERA_NOUNS, *SETTING_FILLERS, *_REVERSED, *_verb_forms()}
+    known |= {*CAMERA_NOUNS, *SETTING_FILLERS, *_REVERSED, *_verb_forms()}
     known |= {word for cue in (*_MOTION_CUES, *_CAMERA_CUES) for word in cue.split()}
-    return tuple(dict.fromkeys(word for word in re.findall(r"\w+", _spelt(text)) if word not in known))
+    unknown = (word for word in re.findall(r"\w+", _spelt(text)) if word not in known)
+    return tuple(dict.fromkeys(word for word in unknown if not re.fullmatch(_GLUE, word)))
 
 
 def _verb_forms() -> dict[str, str]:
