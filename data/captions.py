@@ -22,9 +22,10 @@ from data.survey import Source
 from data.workers import by_processes, by_ray
 
 NO_CAPTION = "without a caption"
+WHAT_IS_TOLD = "what is seen and how it looks, what moves and how, the place, the light, and how the camera moves"
 QUESTION = (
-    "These are frames of one video clip, in order. Describe the clip in one paragraph: what is seen and how it looks, "
-    "what moves and how, the place, the light, and how the camera moves. Say only what can be seen."
+    "These are frames of one video clip, in order. Describe the clip in one paragraph: "
+    f"{WHAT_IS_TOLD}. Say only what can be seen."
 )
 
 
@@ -65,7 +66,12 @@ def load_processor(name: str, device: str) -> Any:
 
 
 def _no_model(name: str, error: Exception) -> str:
-    return f"--caption-model {name}: no image-text-to-text model that loads: {' '.join(str(error).split())}"
+    return no_model(f"--caption-model {name}", "image-text-to-text", error)
+
+
+def no_model(given: str, kind: str, error: Exception) -> str:
+    """What is said where what is ``given`` as a model of a ``kind`` cannot be loaded."""
+    return f"{given}: no {kind} model that loads: {' '.join(str(error).split())}"
 
 
 class Captioner:

@@ -15,6 +15,7 @@ from data.options import (
     seed,
     share,
     size,
+    something,
     text_lines,
 )
 from data.output_paths import SUFFIXES, is_file_name
@@ -27,7 +28,7 @@ TOGETHER = ({"edit", "mask"},)  # modes that go with one another
 KEEPS_LENGTH = {"edit", "mask", "uncrop", "interpolate"}
 READ = ("video", "connect", "mask", "interpolate", "image", "repeat")  # files
 WITH_REPEAT = {"repeat", "out", "pictures", "device", "dtype"}
-NOT_RECORDED = {"repeat", "out", "pictures", "prompt_file", "num_videos", "aspect"}
+NOT_RECORDED = {"repeat", "out", "pictures", "prompt_file", "num_videos", "aspect", "expand_prompt", "expand_examples"}
 
 
 def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
@@ -38,6 +39,15 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
     what = parser.add_argument_group("what is made")
     what.add_argument("--prompt", default="", help='what the video shows; "0: … | 20: …" changes it at 20 seconds')
     what.add_argument("--prompt-file", type=text_lines, metavar="FILE", help="a prompt a line, and videos of each")
+    what.add_argument(
+        "--expand-prompt",
+        type=something,
+        metavar="MODEL",
+        help="tell short prompts in full: world by the rules of the world that sora-tiny knows; or any text model of "
+        "transformers, a folder or a name on the Hugging Face Hub",
+    )
+    examples = "captions whose style that model takes, one a line (default: some that --model was trained on, if known)"
+    what.add_argument("--expand-examples", type=text_lines, metavar="FILE", help=examples)
     what.add_argument("--negative-prompt", default="", help="what it should not show")
     what.add_argument(
         "--seconds",
@@ -161,6 +171,15 @@ def contradiction(args: argparse.Namespace, given: set[str]) -> str | None:
     for one, other in (("prompt", "prompt_file"), ("size", "aspect"), ("image", "video"), ("keyframe", "video")):
         if {one, other} <= given:
             return f"{_option(one)} and {_option(other)} exclude each other: give one"
+    if args.expand_prompt and not (args.prompt or args.prompt_file):
+        return "--expand-prompt needs --prompt or --prompt-file, which says something that it can tell in full"
+    if args.expand_examples and args.expand_prompt in (None, "world"):
+        return "--expand-examples goes with --expand-prompt MODEL, a text model that takes their style: give one"
+    return unfit_modes(args, given)
+
+
+def unfit_modes(args: argparse.Namespace, given: set[str]) -> str | None:
+    """What is wrong with what is asked about a given video."""
     modes = [name for name in MODES if name in given]
     if args.video and not modes:
         return f"--video goes with {', '.join(_option(name) for name in MODES)}: give one of them"

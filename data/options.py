@@ -62,6 +62,13 @@ def interval(text: str) -> tuple[float, float]:
     return low, high
 
 
+def something(text: str) -> str:
+    """Any text but none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} must not be empty")
+    return text
+
+
 def picture_at(text: str) -> tuple[Path, float]:
     """A file and the time at which it is shown, written FILE@SECONDS."""
     name, _, time = text.rpartition("@")

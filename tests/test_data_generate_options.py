@@ -65,6 +65,19 @@ def parsed(*arguments: str) -> argparse.Namespace:
         (["--prompt", "x", "--prompt-file", "prompts.txt"], ["--prompt and --prompt-file"]),
         (["--prompt-file", "empty.txt"], ["--prompt-file", "empty.txt", "no line"]),
         (["--prompt-file", "gone.txt"], ["--prompt-file", "gone.txt", "No such file"]),
+        (["--expand-prompt", "world"], ["--expand-prompt needs --prompt or --prompt-file"]),
+        (["--expand-prompt", "world", "--prompt", ""], ["--expand-prompt needs --prompt or --prompt-file"]),
+        (["--expand-prompt", "", "--prompt", "x"], ["--expand-prompt", "must not be empty"]),
+        (["--expand-examples", "prompts.txt", "--prompt", "x"], ["--expand-examples goes with --expand-prompt MODEL"]),
+        (
+            ["--expand-examples", "prompts.txt", "--expand-prompt", "world", "--prompt", "x"],
+            ["--expand-examples goes with --expand-prompt MODEL"],
+        ),
+        (
+            ["--expand-examples", "empty.txt", "--expand-prompt", "m", "--prompt", "x"],
+            ["--expand-examples", "empty.txt", "no line"],
+        ),
+        (["--repeat", "a.mp4", "--expand-prompt", "world"], ["--repeat", "leave out --expand-prompt"]),
         (["--size", "32x32", "--aspect", "1:1"], ["--size and --aspect"]),
         (["--repeat", "a.mp4", "--prompt", ""], ["--repeat", "leave out --prompt"]),
         (["--repeat", "a.mp4", "--steps", "30"], ["--repeat", "leave out --steps"]),
@@ -90,6 +103,7 @@ def test_refuses(arguments: list[str], words: list[str], capsys: pytest.CaptureF
     [
         [],
         ["--prompt=--a \"b\" 'c'\n| 红", "--negative-prompt=-x", "--seconds=0.1", "--seed=-3", "--steps=7"],
+        ["--prompt=a cat", "--expand-prompt=m", "--expand-examples=prompts.txt"],
         ["--image=p.png", "--keyframe=p.png@0.1", "--keyframe=p.png@2.30", "--size=80x48", "--frame-rate=23.976"],
         ["--video=a.mp4", "--extend=both", "--context-seconds=1.5", "--context-level=0.1", "--lora=lora"],
         ["--video=a.mp4", "--connect=b.mp4", "--guidance-scale=2", "--guidance-interval=0.1,0.30000000000000004"],

@@ -17,6 +17,7 @@ from data.options import (
     seed,
     share,
     size,
+    something,
     text_lines,
 )
 
@@ -39,6 +40,7 @@ from data.options import (
         (share, "1", 1.0),
         (picture_at, "a@b.png@2.5", (Path("a@b.png"), 2.5)),
         (picture_at, "a.png@0", (Path("a.png"), 0.0)),
+        (something, " a", " a"),
     ],
 )
 def test_takes(kind: Callable[[str], object], text: str, value: object) -> None:
@@ -59,6 +61,7 @@ def test_takes(kind: Callable[[str], object], text: str, value: object) -> None:
         (size, ("64", "64x", "64x0", "64 x 64"), "like 64x64"),
         (seed, ("1.5", "", "x", "9" * 19, "9" * 30), "whole number of at most 18 digits"),
         (interval, ("0", "0.5,0.5", "0.6,0.5", "0,1.1", "-1,1", "nan,1", "0,1,1", "a,b"), "LOW,HIGH"),
+        (something, ("", " ", "\n"), "must not be empty"),
         (picture_at, ("a.png", "a.png@", "@1", "a.png@-1", "a.png@nan", "a.png@inf", "a.png@x"), "FILE@SECONDS"),
     ],
 )

@@ -10,7 +10,19 @@ import pytest
 import torch
 
 from data.world import is_held_out, sample_scene
-from data.world.caption import CAMERAS, CAPTION_STYLES, COLOURS, MATERIALS, MOTIONS, SHAPES, SIZES
+from data.world.caption import (
+    CAMERAS,
+    CAPTION_STYLES,
+    COLOURS,
+    MATERIALS,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    Facts,
+    Relation,
+    plain_caption,
+)
+from data.world.placement import Words
 from data.world.prompt import ObjectWords, read_prompt
 from data.world.scene import ObjectTruth, Truth
 from data.world.words import (
@@ -243,6 +255,24 @@ def test_short_captions_cover_the_command_in_the_readme() -> None:
     scene = replace(scene, objects=(obj,))
     captions = {replace(scene, seed=seed).caption("short") for seed in range(1500)}
     assert "a red sphere bounces on the ground, the camera orbits slowly" in captions
+
+
+def test_plain_captions_tell_all_facts_and_no_more_in_the_first_words() -> None:
+    objects = [Words("sphere", "red", "large", "", "slide left", "left"), Words("torus", "cyan", "", "matte", "", "")]
+    objects += [Words("cone", "blue", "small", "shiny", "spin", "clockwise")]
+    left, behind = Relation(0, "left of", 1), Relation(2, "behind", 0)
+    facts = Facts(objects, (), (left, behind), "zoom in", "", "dusk")
+    told = "a large red sphere slides to the left, a cyan matte torus, a small blue shiny cone spins clockwise in place"
+    lefts, behinds = "the red sphere is to the left of the cyan torus", "the blue cone is behind the red sphere"
+    ends = "at dusk, the camera zooms in slowly"
+    assert plain_caption(facts, 0, 0) == f"{told}, {ends}"
+    assert plain_caption(facts, 1, 0) == f"{told}, {lefts}, {ends}"
+    assert plain_caption(facts, 0, 2) == plain_caption(facts, 2, 0) == f"{told}, {lefts}, {behinds}, {ends}"
+    passing = [replace(objects[0], motion="pass behind"), objects[1], objects[2]]
+    assert plain_caption(replace(facts, objects=passing, pairs=((0, 2),), camera="", time_of_day=""), 0, 0) == (
+        "a large red sphere passes to the left behind a small blue shiny cone, which spins clockwise in place, "
+        "a cyan matte torus"
+    )
 
 
 def test_another_style_is_one_clear_line() -> None:

@@ -151,6 +151,18 @@ def test_most_draws_can_be_placed_and_keep_their_words() -> None:
             assert obj.direction in ways and obj.motion in (family_of(obj.motion), f"slide {obj.direction}")
 
 
+def test_a_direction_that_is_asked_for_is_kept() -> None:
+    """By each motion that has a choice of them, alone or in a pair."""
+    for motion, ways in MOTION_WAYS.items():
+        for way in ways if motion != "slide" else ():
+            other = ["collide"] if motion == "collide" else ["stay"] if motion == "pass behind" else []
+            names = zip(("sphere", "cube"), ("red", "blue"), ("small", "large"), [motion, *other], strict=False)
+            words = [Words(shape, colour, size, "checkered", does, way) for shape, colour, size, does in names]
+            for seed in range(4):
+                placed = place(words, "still", random.Random(seed))
+                assert placed is not None and placed[0][0].direction == way
+
+
 def test_the_same_stream_gives_the_same_place() -> None:
     for seed in range(3):
         first, again, other = (place(DRAWN[seed], "still", random.Random(number)) for number in (seed, seed, seed + 1))

@@ -6,7 +6,7 @@ import pytest
 
 from data.world import sample_scene
 from data.world.caption import CAPTION_STYLES, SHAPES, Relation
-from data.world.prompt import ObjectWords, read_prompt
+from data.world.prompt import ObjectWords, read_prompt, unknown_words
 from data.world.scene import Scene
 from data.world.words import SHAPE_WORDS, family_of
 
@@ -51,6 +51,8 @@ def test_captions_are_read_back_to_their_scene(style: str) -> None:
         assert said <= set(scene.relations if said else ()), caption
         if style != "terse":
             assert all(obj.motion is not None for obj in prompt.objects), caption
+        met = tuple((indices[one], indices[other]) for one, other in prompt.pairs)
+        assert met == ((scene.pair,) if scene.pair and prompt.objects[0].motion else ()), caption
         if scene.pair and prompt.objects[indices.index(scene.pair[0])].motion:
             assert indices.index(scene.pair[0]) + 1 == indices.index(scene.pair[1]), caption  # who acts comes first
 
@@ -111,6 +113,7 @@ def test_the_wording_of_the_first_captions_is_read(
             None,
         ),
         ("a large shiny metal ball jumps", [told("sphere", None, "bounce", None, "large", "shiny")], None),
+        ("a ring orbits as the camera orbits left", [told("torus", None, "orbit")], "orbit left"),
         ("floating up slowly, a yellow cone", [told("cone", "yellow", "rise")], None),
         ("a cone doesn't move", [told("cone", None, "stay")], None),
         (
@@ -155,6 +158,35 @@ def test_a_name_with_the_means_the_object_it_fits() -> None:
     assert len(read_prompt("a red ball rolls, the blue sphere is large").objects) == 2
     assert len(read_prompt("a red ball rolls, a red ball spins").objects) == 2
     assert read_prompt("a red ball and a box, the box spins").objects[1].motion == "spin"
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("a red ball hits a blue cube", [(0, 1)]),
+        ("a cube and a ball collide, a cone spins", [(0, 1)]),
+        ("a blue cube stands still, a red ball passes to the left behind the cube", [(1, 0)]),
+        ("a ball hits a cube, a cone moves behind a torus", [(0, 1), (2, 3)]),
+        ("a ball behind a cube", []),
+        ("a ball hits the ball", []),
+    ],
+)
+def test_who_meets_whom_is_read(text: str, pairs: list[tuple[int, int]]) -> None:
+    assert list(read_prompt(text).pairs) == pairs
+
+
+def test_what_an_object_does_may_stand_before_it() -> None:
+    prompt = read_prompt("a bouncing red ball and a spinning blue cube, an orbiting cone passes behind a rotating ring")
+    assert [obj.motion for obj in prompt.objects] == ["bounce", "spin", "pass behind", "spin"]
+    assert prompt.pairs == ((2, 3),)
+
+
+def test_words_that_are_in_no_table_are_told() -> None:
+    text = "A red Ball jumps 3 times over the dog's house; don't move, very quickly, counter-clockwise. Ünder"
+    assert unknown_words(text) == ("3", "times", "dog", "s", "house", "very", "quickly", "ünder")
+    for scene in SCENES:
+        for style in CAPTION_STYLES:
+            assert unknown_words(scene.caption(style)) == ()
 
 
 @pytest.mark.parametrize("text", ["two red balls roll", "boxes", "three small cubes and a cone"])

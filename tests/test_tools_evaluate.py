@@ -84,6 +84,7 @@ def test_prompts_in_free_wording_have_no_oracle(
 ) -> None:
     (tmp_path / "prompts.txt").write_text("A big azure ball is bouncing.\n\na box spins, the camera pans left\n")
     options = [*parts, "--prompts=4", f"--prompt-file={tmp_path / 'prompts.txt'}", f"--json={tmp_path / 'a.json'}"]
+    options.append("--expand-prompt=world")  # by which they are judged no less
     assert call(evaluate, monkeypatch, *options) == 0
     (found,) = json.loads((tmp_path / "a.json").read_text())["sets"].values()
     assert list(found["shares"]) == ["samples", "wrong prompt", "judge, codec", "judge"]
@@ -98,6 +99,8 @@ def test_prompts_in_free_wording_have_no_oracle(
         (["--judge=nowhere"], "nowhere holds no judge"),
         (["--prompt-file=nowhere.txt"], "--prompt-file nowhere.txt cannot be read"),
         (["--size=33x32"], "width=33 must be a multiple of 16"),
+        (["--expand-prompt="], "must not be empty"),
+        (["--expand-prompt=./nowhere"], "--expand-prompt ./nowhere: no such folder"),
         (["--prompts=0"], "at least 1"),
         (["--prompts=3"], "use 4 or more"),
         (["--json=nowhere/a.json"], "must be a file in a folder that exists"),

@@ -17,6 +17,7 @@ from video_dit.evaluation.world import (
     prompt_sets,
     read_prompts,
     through_codec,
+    told_in_full,
 )
 
 
@@ -29,6 +30,7 @@ def options(tmp_path: Path) -> WorldOptions:
         prompts=8,
         prompt_file=None,
         style="exhaustive",
+        expand_prompt=None,
         size=None,
         seconds=4.0,
         steps=2,
@@ -55,6 +57,20 @@ def test_only_objects_of_a_held_out_triple_count_in_their_table(options: WorldOp
         wanted = sum(is_held_out(obj.shape, obj.colour, obj.motion) for obj in scene.objects)
         assert about is not None
         assert sum(about) == wanted >= 1 and len(about) == len(prompt.objects)
+
+
+def test_prompts_may_be_told_in_full_for_the_model(options: WorldOptions, tiny_pipe: VideoPipeline) -> None:
+    """Each by the seed of its sample, in which those of the second set go on from the first."""
+    tiny_pipe.tokenizer.model_max_length = 200
+    tiny_pipe.save_pretrained(options.model)
+    part, cpu = PromptSet("two", ["a red ball", "a red ball"], []), torch.device("cpu")
+    assert told_in_full(part, options, cpu) is part
+    options = replace(options, expand_prompt="world")
+    told = told_in_full(part, options, cpu)
+    assert replace(told, texts=part.texts) == part
+    assert told.texts[0] != told.texts[1] and all("red" in text and "camera" in text for text in told.texts)
+    later = told_in_full(replace(part, first_seed=1), options, cpu)
+    assert later.texts[0] == told.texts[1] != later.texts[1]
 
 
 def test_samples_do_not_depend_on_the_batch(options: WorldOptions, tiny_pipe: VideoPipeline) -> None:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.options import at_least, frame_rate, positive, share, size
+from data.options import at_least, frame_rate, positive, share, size, something
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
@@ -110,6 +110,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     world.add_argument("--prompts", type=at_least(1), default=256, help="half of them held out (default: %(default)s)")
     world.add_argument("--prompt-file", type=Path, help="prompts in your own words instead, one a line")
     world.add_argument("--style", default="exhaustive", help="of the captions: exhaustive, detailed, short or terse")
+    expander = "tell them in full for the model, as tools/generate.py does, and see whether it shows what they say"
+    world.add_argument("--expand-prompt", type=something, metavar="MODEL", help=expander)
     world.add_argument("--size", type=size, metavar="WxH", help="pixels (default: as the model was trained most)")
     world.add_argument("--seconds", type=positive, default=4.0, help="of each clip (default: %(default)s)")
     world.add_argument("--batch", type=at_least(1), default=16, help="samples made at a time (default: %(default)s)")

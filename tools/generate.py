@@ -45,6 +45,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parse(arguments, __doc__ or "", MODEL)
 
 
+def choose_device(name: str) -> "torch.device":
+    """Raises ValueError where there is no such device."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(name)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return place
+
+
 def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     """The pipeline in ``folder``. "auto" takes CUDA where it is, and 16 bits where they are fast."""
     import torch
@@ -54,13 +68,7 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     from video_dit.pipeline import VideoPipeline
 
     name = check_model_folder(folder, published=True)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    place = choose_device(device)
     kind = fast_dtype(place) if dtype == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     if name == "WanPipeline":
         from video_dit.published import load_wan
@@ -109,6 +117,18 @@ def videos_of(args: argparse.Namespace) -> list[Video]:
     return [
         Video(prompt, seed, path, sheet_path(args, path)) for (prompt, seed), path in zip(texts, paths, strict=True)
     ]
+
+
+def expanded(args: argparse.Namespace, videos: list[Video]) -> list[Video]:
+    """With their prompts told in full, as ``--expand-prompt`` asks; says them."""
+    from video_dit.model_folder import check_model_folder
+    from video_dit.prompt_expansion import expanded_prompts
+
+    check_model_folder(args.model)
+    asked = [(video.prompt, video.seed) for video in videos]
+    place, examples = choose_device(args.device), args.expand_examples or ()
+    prompts = expanded_prompts(asked, args.expand_prompt, args.model, place, examples, say)
+    return [replace(video, prompt=prompt) for video, prompt in zip(videos, prompts, strict=True)]
 
 
 def repeated(args: argparse.Namespace) -> argparse.Namespace:
@@ -231,6 +251,9 @@ def run(args: argparse.Namespace) -> None:
 
     prompts = [PromptSchedule.parse(video.prompt) for video in videos]
     sampling_config(args)  # what is out of range is refused before a model is loaded
+    if args.expand_prompt:
+        videos = expanded(args, videos)
+        prompts = [PromptSchedule.parse(video.prompt) for video in videos]
     folder, args.model = find_model(args.model)
     pipe = load_pipeline(folder, args.device, args.dtype)
     use_flash_attention_3()

@@ -8,7 +8,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from data.world.words import (
     CAMERA_NOUNS,
@@ -28,7 +28,6 @@ from data.world.words import (
 )
 
 if TYPE_CHECKING:
-    from data.world.motion import SceneObject
     from data.world.scene import Scene
 
 SHAPES = ("sphere", "cube", "cylinder", "cone", "torus")
@@ -65,6 +64,38 @@ class Relation:
     first: int
     word: str
     second: int
+
+
+class Named(Protocol):
+    """An object by its words; "" is not told."""
+
+    @property
+    def shape(self) -> str: ...
+    @property
+    def colour(self) -> str: ...
+    @property
+    def size(self) -> str: ...
+    @property
+    def material(self) -> str: ...
+    @property
+    def motion(self) -> str: ...
+    @property
+    def direction(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a caption may tell; "" is not told.
+
+    pairs: objects of which the first hits or passes behind the second, by their indices; no object is in two.
+    """
+
+    objects: Sequence[Named]
+    pairs: Sequence[tuple[int, int]]
+    relations: Sequence[Relation]
+    camera: str
+    ground: str
+    time_of_day: str
 
 
 Item = TypeVar("Item")
@@ -107,18 +138,55 @@ def scene_caption(scene: "Scene", style: str = "exhaustive", wording: int = 0) -
         raise ValueError(f"style={style!r} is no caption style: use one of {', '.join(CAPTION_STYLES)}")
     stream = keyed_random(scene.split, scene.seed, "caption", style, *([wording] if wording else []))
     told = _draw_told(style, scene.camera.motion != "still", stream)
-    names = [_name(obj, stream) for obj in scene.objects]
-    caption = events = _joined(_object_clauses(scene, names, told, stream), told, stream)
-    if told.relations and len(scene.objects) > 1:
-        caption = ", ".join([caption, *_relation_clauses(scene.relations, names, told.relations, stream)])
-    grounds = [_pick(GROUND_PHRASES[scene.ground], stream)] if told.ground else []
-    times = [_pick(TIME_PHRASES[scene.time_of_day], stream)] if told.time else []
+    relations = scene.relations if told.relations and len(scene.objects) > 1 else ()
+    pairs = (scene.pair,) if scene.pair else ()
+    facts = Facts(scene.objects, pairs, relations, scene.camera.motion, scene.ground, scene.time_of_day)
+    return _caption(facts, told, stream)
+
+
+def plain_caption(facts: Facts, asked: int, most: int) -> str:
+    """Everything that the facts say, as an exhaustive caption in the words and the order that those use most.
+
+    Of the relations the first ``asked`` are told, and others in other respects up to ``most`` in all.
+    """
+    told = _Told(
+        terse=False,
+        sizes=True,
+        materials=True,
+        motions=True,
+        ways=True,
+        ground=bool(facts.ground),
+        time=bool(facts.time_of_day),
+        relations=max(asked, most),
+        camera=bool(facts.camera),
+        camera_way=True,
+        articles=True,
+        form="third",
+    )
+    return _caption(facts, told, _Usual(), asked)
+
+
+class _Usual(random.Random):
+    """A stream whose draws are always what is drawn most."""
+
+    def random(self) -> float:
+        return 0.3
+
+
+def _caption(facts: Facts, told: "_Told", stream: random.Random, asked: int = 0) -> str:
+    """Relations: the first ``asked``, then any up to ``told.relations``."""
+    names = [_name(obj, stream) for obj in facts.objects]
+    caption = events = _joined(_object_clauses(facts, names, told, stream), told, stream)
+    relations = _relation_clauses(facts.relations, names, told.relations, stream, asked)
+    caption = ", ".join([caption, *relations])
+    grounds = [_pick(GROUND_PHRASES[facts.ground], stream)] if told.ground else []
+    times = [_pick(TIME_PHRASES[facts.time_of_day], stream)] if told.time else []
     setting = " ".join(_pick((grounds + times, times + grounds), stream))
     if setting:
         caption = _pick((f"{caption}, {setting}", f"{setting}, {caption}"), stream)
     if not told.camera:
         return caption
-    camera = _camera_clause(scene.camera.motion, told, stream)
+    camera = _camera_clause(facts.camera, told, stream)
     together = caption.endswith(events) and not told.terse and " while " not in events
     links = (", ", " while ") if together else (", ",)
     if stream.random() < 0.7:
@@ -177,15 +245,15 @@ def _pick(options: Sequence[Item], stream: random.Random) -> Item:
     return options[0] if first else options[1 + int(stream.random() * (len(options) - 1))]
 
 
-def _name(obj: "SceneObject", stream: random.Random) -> str:
+def _name(obj: Named, stream: random.Random) -> str:
     return f"{_pick(COLOUR_WORDS[obj.colour], stream)} {_pick(SHAPE_WORDS[obj.shape], stream)}"
 
 
-def _noun_phrase(obj: "SceneObject", name: str, told: _Told, stream: random.Random) -> str:
+def _noun_phrase(obj: Named, name: str, told: _Told, stream: random.Random) -> str:
     """An object with its adjectives; it ends in a comma where those follow it."""
     colour, shape = name.split(" ")
-    size = [_pick(SIZE_WORDS[obj.size], stream)] if told.sizes else []
-    material = [_pick(MATERIAL_WORDS[obj.material], stream)] if told.materials else []
+    size = [_pick(SIZE_WORDS[obj.size], stream)] if told.sizes and obj.size else []
+    material = [_pick(MATERIAL_WORDS[obj.material], stream)] if told.materials and obj.material else []
     if not told.articles:
         return " ".join([*size, *material, colour, shape])
     if len(size + material) > 0 and stream.random() < 0.2:
@@ -205,29 +273,30 @@ def _way(direction: str, told: bool, stream: random.Random) -> str:
     return f" {_pick(WAY_PHRASES[direction], stream)}" if direction and told else ""
 
 
-def _verb(obj: "SceneObject", phrases: Sequence[str], told: _Told, form: str, stream: random.Random) -> str:
+def _verb(obj: Named, phrases: Sequence[str], told: _Told, form: str, stream: random.Random) -> str:
     """What an object does."""
     phrase = min(phrases, key=len) if told.terse else _pick(phrases, stream)
     way = _way(obj.direction, told.ways or obj.motion.startswith("slide"), stream)
     return inflected(phrase, form).replace("{way}", way)
 
 
-def _object_clauses(scene: "Scene", names: list[str], told: _Told, stream: random.Random) -> list[str]:
+def _object_clauses(facts: Facts, names: list[str], told: _Told, stream: random.Random) -> list[str]:
     """A clause for each object, but one for both objects of a pair."""
     clauses = []
-    phrases = [_noun_phrase(obj, name, told, stream) for obj, name in zip(scene.objects, names, strict=True)]
-    mover, other = scene.pair if scene.pair and told.motions else (None, None)
-    for index, obj in enumerate(scene.objects):
+    phrases = [_noun_phrase(obj, name, told, stream) for obj, name in zip(facts.objects, names, strict=True)]
+    partners = dict(facts.pairs) if told.motions else {}
+    for index, obj in enumerate(facts.objects):
         clause = phrases[index]
-        if index == other:
+        if index in partners.values():
             continue
-        if index == mover and other is not None:
+        if index in partners:
             does = _verb(obj, _pair_phrases(obj.motion, told), told, told.form, stream)
-            clause = f"{clause} {does} {phrases[other]}"
-            if scene.objects[other].motion == "stay" and not told.terse:
-                stays = _verb(scene.objects[other], MOTION_PHRASES["stay"], told, "third", stream)
-                clause = f"{clause.removesuffix(',')}, which {stays}"
-        elif told.motions and not (told.terse and obj.motion == "stay"):
+            clause = f"{clause} {does} {phrases[partners[index]]}"
+            other = facts.objects[partners[index]]
+            if other.motion not in ("", "collide") and not told.terse:
+                as_well = _verb(other, MOTION_PHRASES[family_of(other.motion)], told, "third", stream)
+                clause = f"{clause.removesuffix(',')}, which {as_well}"
+        elif told.motions and obj.motion and not (told.terse and obj.motion == "stay"):
             clause = f"{clause} {_verb(obj, MOTION_PHRASES[family_of(obj.motion)], told, told.form, stream)}"
         clauses.append(clause.removesuffix(","))
     return clauses
@@ -238,12 +307,15 @@ def _pair_phrases(motion: str, told: _Told) -> list[str]:
     return [phrase for phrase in PAIR_PHRASES[motion] if "{way}" in phrase or not told.ways]
 
 
-def _relation_clauses(relations: Sequence[Relation], names: list[str], most: int, stream: random.Random) -> list[str]:
-    """Up to `most` of what holds between objects, each about other objects or in another respect."""
+def _relation_clauses(
+    relations: Sequence[Relation], names: list[str], most: int, stream: random.Random, asked: int
+) -> list[str]:
+    """Up to `most` of what holds between objects, each about other objects or in another respect; first those that are
+    asked for."""
     clauses: list[str] = []
     left = list(relations)
     while left and len(clauses) < most:
-        told = left[int(stream.random() * len(left))]
+        told = left[0 if len(clauses) < asked else int(stream.random() * len(left))]
         left = [other for other in left if _respect(other) != _respect(told)]
         word = _pick(RELATION_PHRASES[told.word], stream)
         clauses.append(f"the {names[told.first]} is {word} the {names[told.second]}")

@@ -47,13 +47,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Words:
-    """What an object is called, before its numbers are drawn."""
+    """What an object is called, before its numbers are drawn; its direction, where it may have several, only if it is
+    asked for."""
 
     shape: str
     colour: str
     size: str
     material: str
     motion: str
+    direction: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _draw_object(words: Words, room: float, stream: random.Random) -> SceneObjec
     x, y = room * between(stream, -1.3, 1.3), room * between(stream, -0.8, 1.0)
     motion, direction, speed, path_radius, period, height = words.motion, "", 0.0, 0.0, 1.0, 0.0
     if motion.startswith("slide") or motion == "roll":
-        direction = choice(stream, ("left", "right")) if motion == "roll" else motion.split()[1]
+        direction = _way(words, ("left", "right"), stream) if motion == "roll" else motion.split()[1]
         speed = between(stream, 0.24, 0.34)
         if direction in ("left", "right"):
             x = between(stream, 0.4, 1.5) * room * (1.0 if direction == "left" else -1.0)
@@ -175,11 +177,11 @@ def _draw_object(words: Words, room: float, stream: random.Random) -> SceneObjec
     elif motion == "bounce":
         period = between(stream, 1.0, 1.6)
     elif motion == "orbit":
-        direction = choice(stream, ("clockwise", "counterclockwise"))
+        direction = _way(words, ("clockwise", "counterclockwise"), stream)
         path_radius, period = between(stream, 0.5, 0.9), between(stream, 4.0, 6.0)
         x, y = 0.6 * x, 0.6 * y
     elif motion == "spin":
-        direction, period = choice(stream, ("clockwise", "counterclockwise")), between(stream, 2.4, 4.0)
+        direction, period = _way(words, ("clockwise", "counterclockwise"), stream), between(stream, 2.4, 4.0)
     elif motion == "rise":
         height = between(stream, 0.7, 1.0)
     elif motion == "fall":
@@ -202,10 +204,14 @@ def _draw_object(words: Words, room: float, stream: random.Random) -> SceneObjec
     )
 
 
+def _way(words: Words, ways: Sequence[str], stream: random.Random) -> str:
+    return words.direction or choice(stream, ways)
+
+
 def _draw_collision(mover: Words, hit: Words, room: float, stream: random.Random) -> list[SceneObject]:
     """One slides along x and meets the other, squarely, after 1.2 to 2.2 s; both have yaw 0."""
     x, y = room * between(stream, -1.0, 1.0), room * between(stream, -0.7, 1.0)
-    direction = choice(stream, ("left", "right"))
+    direction = _way(mover, ("left", "right"), stream)
     speed, event = between(stream, 0.3, 0.45), between(stream, 1.2, 2.2)
     target = _object(hit, x, y, direction, event=event)
     first = _object(mover, x, y, direction, event=event, speed=speed)
@@ -221,7 +227,7 @@ def _draw_collision(mover: Words, hit: Words, room: float, stream: random.Random
 def _draw_passing(mover: Words, front: Words, room: float, checks: _Checks, stream: random.Random) -> list[SceneObject]:
     """One slides along x so that it is right behind the other, as the camera sees it, after 1.5 to 2.5 s."""
     x, y = room * between(stream, -1.0, 1.0), room * between(stream, -1.1, -0.3)
-    direction = choice(stream, ("left", "right"))
+    direction = _way(mover, ("left", "right"), stream)
     speed, event = between(stream, 0.34, 0.48), between(stream, 1.5, 2.5)
     standing = _object(front, x, y, "", yaw=between(stream, -0.78, 0.78))
     reach = standing.girth + _object(mover, 0.0, 0.0, "").girth

@@ -36,11 +36,12 @@ _SPELLINGS = (
     (r"\btravelling\b", "traveling"),
     (r"\bdo(?:es)?n't\b", "does not"),
     (r"\bsmaller than\b", "smaller_than"),
-    (r"\b(?:slowly|gently|smoothly|quickly|very)\b", ""),
     (r"\bjump(?:s|ing)?\b", "bounces"),
     (r"\b(?:and )?(?:hit|strik)(?:s|es|e|ting|ing)? the (?:ground|floor)\b", ""),
 )
-_MOTION_CUES = {"still": "stay", "motionless": "stay", "stationary": "stay", "not move": "stay"}
+_MANNERS = r"\b(?:slowly|gently|smoothly|quickly|very)\b"
+_GLUE = r"an?|and|another|are|as|but|is|its?|of|one|that|the|then|they|which|while|with"
+_MOTION_CUES = {"still": "stay", "motionless": "stay", "stationary": "stay", "not move": "stay", "orbit": "orbit"}
 _CAMERA_CUES = {"static": "still", "fixed": "still", "still": "still", "stationary": "still", "motionless": "still"}
 _REVERSED = {"smaller_than": "larger than"}
 _BOUNDARIES = r"(,|@\d+|\b(?:and|while|as|with|but|then)\b)"
@@ -65,9 +66,8 @@ class ObjectWords:
 class Prompt:
     """What a prompt says; None for what it does not.
 
-    objects: in the order they are named, so that the one that hits or passes stands before the other.
-    camera: one of `CAMERAS`, or "pan", "orbit" or "zoom" where the direction is not said. relations: between
-    objects by their place in `objects`.
+    objects: in the order they are named. camera: one of `CAMERAS`, or "pan", "orbit" or "zoom" where the direction is
+    not said. relations: between objects by their place in `objects`. pairs: likewise, who hits or passes behind whom.
     """
 
     objects: tuple[ObjectWords, ...]
@@ -75,6 +75,7 @@ class Prompt:
     ground: str | None
     time_of_day: str | None
     relations: tuple[Relation, ...]
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,21 @@ def read_prompt(text: str) -> Prompt:
     before, *said = re.split(r"@\d+", plain)
     mentions = [_Mention(index, part.strip()) for index, part in zip(named, said, strict=True)]
     relations: list[Relation] = []
+    pairs: list[tuple[int, int]] = []
     for place, mention in enumerate(mentions):
         following = mentions[place + 1].index if place + 1 < len(mentions) else None
         earlier = mentions[place - 1].index if place else None
         if _passes(mention.said) and following is not None:
             objects[mention.index] = _moving(objects[mention.index], "pass behind", mention.said)
+            pairs.append((mention.index, following))
             continue
         if struck := _strikes(mention.said, following is not None):
             partner = following if struck == "next" else earlier
             for index in (mention.index, partner):
                 if index is not None:
                     objects[index] = _moving(objects[index], "collide", mention.said)
+            if partner is not None:
+                pairs.append((mention.index, partner) if struck == "next" else (partner, mention.index))
             continue
         if following is not None and (relation := re.search(r"REL_(\w+)$", mention.said)):
             relations.append(_relation(mention.index, relation[1], following))
@@ -129,17 +134,35 @@ def read_prompt(text: str) -> Prompt:
         ground=_setting(plain, GROUND_PHRASES),
         time_of_day=_setting(plain, TIME_PHRASES),
         relations=tuple(dict.fromkeys(relations)),
+        pairs=tuple(dict.fromkeys((one, other) for one, other in pairs if one != other)),
     )
 
 
 def _plain(text: str) -> str:
     """Lower case, verbs in their first form, stops as commas, one space between words."""
-    text = text.lower().replace("\u2019", "'")
-    for written, meant in _SPELLINGS:
-        text = re.sub(written, meant, text)
+    text = re.sub(_MANNERS, "", _spelt(text))
     text = re.sub(r"[.;:!?\n()]", ",", text).replace(",", " , ")
     verbs = _verb_forms()
     return " ".join(verbs.get(word, word) for word in re.findall(r"[a-z_]+|,", text))
+
+
+def _spelt(text: str) -> str:
+    text = text.lower().replace("\u2019", "'")
+    for written, meant in _SPELLINGS:
+        text = re.sub(written, meant, text)
+    return text
+
+
+def unknown_words(text: str) -> tuple[str, ...]:
+    """The words of a prompt that stand in none of the tables, so that `read_prompt` passes them over."""
+    words = (SHAPE_WORDS, COLOUR_WORDS, SIZE_WORDS, MATERIAL_WORDS, GROUND_PHRASES, TIME_PHRASES)
+    told = (MOTION_PHRASES, PAIR_PHRASES, CAMERA_PHRASES, WAY_PHRASES, RELATION_PHRASES)
+    phrases = [phrase for table in words + told for phrases in table.values() for phrase in phrases]
+    known = {word for phrase in phrases for word in re.findall(r"\w+", phrase.replace("{way}", ""))}
+    known |= {*CAMERA_NOUNS, *SETTING_FILLERS, *_REVERSED, *_verb_forms()}
+    known |= {word for cue in (*_MOTION_CUES, *_CAMERA_CUES) for word in cue.split()}
+    unknown = (word for word in re.findall(r"\w+", _spelt(text)) if word not in known)
+    return tuple(dict.fromkeys(word for word in unknown if not re.fullmatch(_GLUE, word)))
 
 
 def _verb_forms() -> dict[str, str]:
@@ -198,7 +221,9 @@ def _named(text: str) -> tuple[str, list[ObjectWords], list[int]]:
         named.append(known[0] if known else len(objects) - 1)
         return f" @{len(named) - 1} "
 
-    return _marked(name.sub(mark, text)), objects, named
+    # such as "a spinning cube": what it does stands behind it then
+    does = rf"\b(?:the|an?|one|another) ((?:{_any_of(_verb_forms().values())} )+) *(@\d+)"
+    return _marked(re.sub(does, r"\2 \1", name.sub(mark, text))), objects, named
 
 
 def _fits(words: ObjectWords, other: ObjectWords) -> bool:

@@ -70,7 +70,8 @@ def full_prompt(scene: Scene) -> Prompt:
         for obj in scene.objects
     )
     relations = tuple(one for one in scene.relations if one.word in ("left of", "behind", "larger than"))
-    return Prompt(objects, scene.camera.motion, scene.ground, scene.time_of_day, relations)
+    pairs = (scene.pair,) if scene.pair else ()
+    return Prompt(objects, scene.camera.motion, scene.ground, scene.time_of_day, relations, pairs)
 
 
 def agreement(

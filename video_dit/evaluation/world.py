@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -32,6 +32,7 @@ from vae3d import LatentCodec
 from video_dit.layers import fast_dtype
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
+from video_dit.prompt_expansion import expanded_prompts
 
 HELD_OUT = "held-out triples"
 UNSEEN = 20_000_000  # seeds from here on: scenes that the judge never saw
@@ -45,6 +46,8 @@ class WorldOptions:
         model, judge: folders. picture: the .png of the best and the worst samples.
         prompts: captions of unseen scenes, half of them held out; or those of ``prompt_file``, one a line.
         style: of the captions. size: (height, width) in pixels, None for the model's usual one. seconds: of each clip.
+        expand_prompt: what tells prompts in full for the model, as in tools/generate.py, or None; what they say
+        themselves is what counts.
         steps, guidance_scale: of the sampler. seed: of the first sample. batch: samples made at a time.
     """
 
@@ -54,6 +57,7 @@ class WorldOptions:
     prompts: int
     prompt_file: Path | None
     style: str
+    expand_prompt: str | None
     size: tuple[int, int] | None
     seconds: float
     steps: int
@@ -122,6 +126,15 @@ class ClipFormat:
             scene.render(self.num_frames, self.height, self.width, FRAME_RATE) for scene in tqdm(scenes, leave=False)
         ]
         return torch.stack(clips)
+
+
+def told_in_full(part: PromptSet, options: WorldOptions, device: torch.device) -> PromptSet:
+    """With what the model is given for each prompt."""
+    if not options.expand_prompt:
+        return part
+    asked = [(text, options.seed + part.first_seed + number) for number, text in enumerate(part.texts)]
+    texts = expanded_prompts(asked, options.expand_prompt, options.model, device, (), lambda line: None)
+    return replace(part, texts=texts)
 
 
 def make_samples(pipe: VideoPipeline, part: PromptSet, clip_format: ClipFormat, options: WorldOptions) -> Tensor:
@@ -202,6 +215,7 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     sets = prompt_sets(options)
     prompts = [read_prompts(part.texts) for part in sets]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    told_sets = [told_in_full(part, options, device) for part in sets]
     judge = Judge.load(options.judge).to(device)
     pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
     height, width = options.size or pipe.sizes[0]
@@ -220,8 +234,8 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     results: dict = {"model": str(options.model), "settings": settings_of(options, clip_format), "sets": {}}
     results["centre error"] = {name: None if math.isnan(error) else error for name, error in off.items()}
     examples: list[tuple[float, str, Tensor]] = []
-    for part, wanted in zip(sets, prompts, strict=True):
-        samples = make_samples(pipe, part, clip_format, options)
+    for part, told_part, wanted in zip(sets, told_sets, prompts, strict=True):
+        samples = make_samples(pipe, told_part, clip_format, options)
         readings, about = read_all(judge, samples), held_out_objects(part, wanted)
         told = [agreement(r, p, about=a) for r, p, a in zip(readings, wanted, about, strict=True)]
         columns = {"samples": shares(told), "wrong prompt": shares(against_others(readings, wanted, about))}
@@ -275,6 +289,7 @@ def settings_of(options: WorldOptions, clip_format: ClipFormat) -> dict[str, flo
         "guidance_scale": options.guidance_scale,
         "seed": options.seed,
         "style": options.style,
+        "expand_prompt": options.expand_prompt,
     }
 
 
