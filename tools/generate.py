@@ -163,6 +163,19 @@ def with_video(args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoR
     return asked
 
 
+def in_few_steps(args: argparse.Namespace, pipe: "VideoPipeline", request: "VideoRequest") -> "VideoRequest":
+    """By the student that the model's folder has for so few steps, without guidance, unless an option asks for what a
+    student does not do."""
+    from video_dit.few_steps import use_few_steps
+
+    sampling = request.sampling
+    guided = args.negative_prompt or sampling.history_guidance != 1 or sampling.guidance_interval != (0.0, 1.0)
+    if args.lora or guided or args.scheduler not in (None, "euler"):
+        return request
+    scale = use_few_steps(pipe, args.model, args.steps, args.guidance_scale, say)
+    return replace(request, sampling=replace(sampling, guidance_scale=scale))
+
+
 def say(line: str) -> None:
     """A line, if there is anything to say."""
     if line:
@@ -327,7 +340,7 @@ def run(args: argparse.Namespace) -> None:
     if args.scheduler:
         choose_scheduler(pipe, args.scheduler)
     check_frame_rate(videos[0].path, args.frame_rate or pipe.frame_rate)
-    request = request_of(args, pipe)
+    request = in_few_steps(args, pipe, request_of(args, pipe))
     remembers = not args.pictures and videos[0].path.suffix.lower() in COMMENTED
     notes = Notes(args, pipe, request) if remembers else None
     loaded = time.perf_counter()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -29,6 +29,7 @@ from data.world.score import (
     shares,
 )
 from vae3d import LatentCodec
+from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
@@ -204,6 +205,8 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     judge = Judge.load(options.judge).to(device)
     pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
+    scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
+    options = replace(options, guidance_scale=scale)
     height, width = options.size or pipe.sizes[0]
     pipe.check_size(height, width)
     r, _ = pipe.codec.frame_rule
