@@ -15,7 +15,12 @@ from video_dit.validation import write_clip
 
 
 def write_continuation(
-    pipe: VideoPipeline, source: ClipSource, folder: Path, step: int, stop: Stop, sampling: SamplingConfig
+    pipe: VideoPipeline,
+    source: ClipSource,
+    folder: Path,
+    step: int,
+    stop: Stop,
+    sampling: SamplingConfig | None = None,
 ) -> None:
     """Half a window of the first clip that can be read, and what the model makes of the other half, always from seed 0:
     ``step-N-continued.png``, and an mp4 beside it.
@@ -33,6 +38,7 @@ def write_continuation(
     index, clip = found
     known = clip.frames[: 1 + r * max(1, groups // 2)]
     pipe.set_progress_bar_config(disable=True)
+    sampling = sampling or SamplingConfig()
     output: Any = pipe.extend(
         known,
         "forward",

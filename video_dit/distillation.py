@@ -19,6 +19,11 @@ from video_dit.noise import add_noise, level_shift
 from video_dit.sampling import SamplingConfig, sampling_levels
 from video_dit.tokens import Segments
 
+LARGER_SHARE = 0.5
+"""Of samples whose schedule is one of larger videos than they are, so that a student can make these as well."""
+LARGER = 2.0
+"""The most that its shift is over their own: that of four times the tokens."""
+
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -60,7 +65,10 @@ def on_schedule(pack: Pack, config: DistillConfig, base_tokens: int, key: tuple[
     for clip, known_level, made in zip(pack.clips, near.split(lengths), pack.made.split(lengths), strict=True):
         generator = keyed_generator(*key, clip, "schedule")
         steps = fewest + draw_integer(most - fewest + 1, generator)
-        schedule = torch.nn.functional.pad(sampling_levels(steps, level_shift(len(made), base_tokens)), (0, 1))
+        shift = level_shift(len(made), base_tokens)
+        if float(torch.rand((), generator=generator)) < LARGER_SHARE:
+            shift *= 1 + (LARGER - 1) * float(torch.rand((), generator=generator))
+        schedule = torch.nn.functional.pad(sampling_levels(steps, shift), (0, 1))
         number = draw_integer(steps, generator)
         start, end = schedule[number], schedule[number + 1]
         distinct, inverse = torch.where(made, start, known_level).unique(return_inverse=True)

@@ -48,7 +48,7 @@ def write_samples(
     rank: int,
     world: int,
     stop: Stop,
-    sampling: SamplingConfig,
+    sampling: SamplingConfig | None = None,
 ) -> None:
     """One video of the trained window and its contact sheet for each prompt, always from seed 0; the prompts are shared
     out over the ranks, and all ranks call it.
@@ -60,7 +60,7 @@ def write_samples(
     with suppress(StoppedError):
         for number in range(rank, len(prompts), world):
             sheet = folder / f"step-{step:07d}-{number}.png"
-            _write_sample(pipe, prompts[number], sheet, stop, sampling)
+            _write_sample(pipe, prompts[number], sheet, stop, sampling or SamplingConfig())
     if global_sum(stop.asked, pipe.device):
         raise StoppedError
 
