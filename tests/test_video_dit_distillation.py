@@ -1,5 +1,7 @@
 """A student's lessons: levels of a sampling schedule, targets that are the model's own sampling, and that it learns."""
 
+import math
+
 import pytest
 import tiny_denoiser
 import torch
@@ -12,11 +14,11 @@ from video_dit.batch import Pack
 from video_dit.config import RunConfig
 from video_dit.context import CONTEXT_LEVEL_MAX
 from video_dit.denoiser import Denoiser
-from video_dit.distillation import DistillConfig, on_schedule, taught
+from video_dit.distillation import LARGER, DistillConfig, on_schedule, taught
 from video_dit.engine import TrainConfig, initialize
 from video_dit.lora import LoRAConfig, add_lora
-from video_dit.noise import NoiseConfig, add_noise, level_shift
-from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window, sampling_levels
+from video_dit.noise import NoiseConfig, add_noise, level_shift, shift_level
+from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window
 from video_dit.text import encode_prompts, tokenize
 from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token
 
@@ -33,7 +35,8 @@ def samples(pack: Pack, values: Tensor) -> tuple[Tensor, ...]:
 
 
 def test_made_tokens_are_at_a_level_of_a_schedule_and_lead_to_its_next() -> None:
-    steps_seen = set()
+    steps_seen: set[int] = set()
+    at_own = 0
     for position in range(12):
         pack = lesson(position)
         assert pack.lesson is not None
@@ -42,18 +45,32 @@ def test_made_tokens_are_at_a_level_of_a_schedule_and_lead_to_its_next() -> None
         per_sample = (samples(pack, table[pack.level_index]) for table in tables)
         for made, level, end, scale in zip(samples(pack, pack.made), *per_sample, strict=True):
             (start,), (stop,) = level[made].unique(), end[made].unique()
-            shift = level_shift(len(made), BASE)
-            found = [
-                steps
-                for steps in range(2, 6)
-                for a, b in zip(*[[*sampling_levels(steps, shift).tolist(), 0.0][n:] for n in (0, 1)], strict=False)
-                if (float(start), float(stop)) == pytest.approx((a, b))
-            ]
-            assert found
-            steps_seen |= set(found)
+            found = schedules(float(start), float(stop))
+            own = level_shift(len(made), BASE)
+            fitting = {steps for steps, shift in found if own * 0.999 < shift < LARGER * own * 1.001}
+            assert fitting
+            steps_seen |= fitting
+            at_own += any(shift == pytest.approx(own, rel=1e-4) for _, shift in found)
             assert scale.unique().tolist() == [4.0 if made.all() else 1.5]
             assert torch.equal(level[~made], end[~made]) and (level[~made] <= CONTEXT_LEVEL_MAX).all()
     assert steps_seen == {2, 3, 4, 5}
+    assert 12 < at_own < 30  # of 36
+
+
+def schedules(start: float, stop: float) -> list[tuple[int, float]]:
+    """Steps and shift of all schedules that lead from one level to the other."""
+    found = []
+    for steps in range(2, 6):
+        for number in range(steps):
+            before, after = 1 - number / steps, 1 - (number + 1) / steps
+            if number:  # start = shift · before / (1 + (shift − 1) · before)
+                shift = start * (1 - before) / (before * (1 - start)) if start < 1 else math.inf
+            else:
+                shift = stop * (1 - after) / (after * (1 - stop))
+            if shift < math.inf:
+                levels = [float(shift_level(torch.tensor(u), shift)) for u in (before, after)]
+                found += [(steps, shift)] if levels == pytest.approx([start, stop], abs=1e-4) else []
+    return found
 
 
 def test_latents_and_noise_stay_and_the_levels_depend_on_the_key_alone() -> None:
