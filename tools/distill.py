@@ -16,13 +16,13 @@ DEFAULTS = (
     "data.sample_prompts=[]",
     "train.lora.rank=12",
     "train.optimizer=adamw",
-    "train.lr=2e-3",
+    "train.lr=3e-3",
     "train.weight_decay=0",
-    "train.max_steps=400",
-    "train.save_every=100",
+    "train.max_steps=150",
+    "train.save_every=50",
     "train.warmup_steps=10",
-    "train.decay_steps=120",
-    "train.ema_decay=0.98",
+    "train.decay_steps=60",
+    "train.ema_decay=0.95",
 )
 
 if __name__ == "__main__":

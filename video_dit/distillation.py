@@ -37,7 +37,7 @@ class DistillConfig:
     """
 
     steps: list[int] = field(default_factory=list)
-    teacher_steps: int = 2
+    teacher_steps: int = 4
 
     def __post_init__(self) -> None:
         if self.steps and not (len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]):
