@@ -18,10 +18,10 @@ DEFAULTS = (
     "train.optimizer=adamw",
     "train.lr=3e-3",
     "train.weight_decay=0",
-    "train.max_steps=150",
+    "train.max_steps=100",
     "train.save_every=50",
     "train.warmup_steps=10",
-    "train.decay_steps=60",
+    "train.decay_steps=40",
     "train.ema_decay=0.95",
 )
 
