@@ -51,11 +51,12 @@ def test_it_is_taken_and_said_in_its_steps_and_all_else_is_as_without_it(
     by_student = [["--steps", "4"], ["--steps", "8", "--scheduler", "euler"], ["--steps", "4", "--step-cache", "0.01"]]
     made = {}
     for present in (True, False):
+        if not present:
+            student.rename(tmp_path / "away")
         for number, options in enumerate((*of_model, *by_student)):
             made[number, present] = pictures(generate, f"{number}-{present}", *options)
             said = "by the student" in capsys.readouterr().out
             assert said == (present and options in by_student), options
-        student.rename(tmp_path / "away")
     for number in range(len(of_model) + len(by_student)):
         same = made[number, True] == made[number, False]
         assert same == (number < len(of_model)), number
