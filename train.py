@@ -1,14 +1,16 @@
 """Train a text-to-video model: ``deepspeed train.py --config sora_small.yaml [section.key=value …]``.
 
-Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py), or ``lora/``
-with the adapter alone where ``train.lora.rank`` is set; ``checkpoints/`` (the same command resumes from them, on any
-number of ranks), ``tensorboard/``, ``loss.png`` and ``samples/``. SIGTERM has it end the step, save and return. With
-``--dry-run`` it writes nothing, but tells what the run would be trained on, compute and hold.
+Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py), or the
+adapter alone, ``lora/`` where ``train.lora.rank`` is set and ``few_steps/`` by tools/distill.py; ``checkpoints/`` (the
+same command resumes from them, on any number of ranks), ``tensorboard/``, ``loss.png`` and ``samples/``. SIGTERM has it
+end the step, save and return. With ``--dry-run`` it writes nothing, but tells what the run would be trained on, compute
+and hold.
 """
 
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from itertools import islice, repeat
 from pathlib import Path
@@ -29,6 +31,7 @@ from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser, froz
 from video_dit.ema import EMA
 from video_dit.engine import global_sum, initialize, process_group, set_learning_rate
 from video_dit.failures import gradient_line, is_out_of_memory, memory_advice, not_finite_line
+from video_dit.few_steps import FOLDER, steps_fact
 from video_dit.flops import PackFlops, peak_tflops
 from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
@@ -36,6 +39,7 @@ from video_dit.lora import save_lora
 from video_dit.pack_factory import PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
+from video_dit.sampling import SamplingConfig
 from video_dit.schedulers import model_scheduler, noise_facts
 from video_dit.sequence_parallel import of_first, packs_at_once, sequence_group, split_pack
 from video_dit.sources import check_text
@@ -52,7 +56,8 @@ def train(config: RunConfig, stop: Stop) -> None:
     save and return."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
-    result = run_dir / ("lora" if settings.lora.rank else "model")
+    student = config.distill.steps  # the fewest and the most, or none
+    result = run_dir / (FOLDER if student else "lora" if settings.lora.rank else "model")
 
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)
     module = build_denoiser(config, codec)
@@ -92,7 +97,7 @@ def train(config: RunConfig, stop: Stop) -> None:
         with replace_folder(result) if rank == 0 else nullcontext() as draft:
             if draft is not None:
                 if settings.lora.rank:
-                    save_lora(pipe.transformer, draft, settings.init_from)
+                    save_lora(pipe.transformer, draft, settings.init_from, steps_fact(*student) if student else {})
                 else:
                     pipe.to(torch.bfloat16).save_pretrained(draft)
                 save_config(config, draft / "config.yaml")
@@ -103,10 +108,11 @@ def train(config: RunConfig, stop: Stop) -> None:
             progress.say(f"step {done}: validation loss {score:.4f}")
             progress.plot("train/loss", "validation/loss")
             samples = run_dir / "samples"
-            write_samples(pipe, config.data.sample_prompts, samples, done, rank, world, stop)
+            sampling = SamplingConfig(student[0], guidance_scale=1.0) if student else SamplingConfig()
+            write_samples(pipe, config.data.sample_prompts, samples, done, rank, world, stop, sampling)
             if rank == world - 1 and config.data.sample_prompts:
                 with suppress(StoppedError):
-                    write_continuation(pipe, validation_packs.source, samples, done, stop)
+                    write_continuation(pipe, validation_packs.source, samples, done, stop, sampling)
             if rank == 0 and config.noise.pictures:
                 with suppress(StoppedError):
                     prompts = config.data.sample_prompts
@@ -223,9 +229,10 @@ def dry_run(config: RunConfig) -> list[str]:
     ]
 
 
-def main() -> int:
-    """Exit code 2 for what the user got wrong, 1 for what failed."""
-    parser = command_line(__doc__.splitlines()[0])
+def main(description: str = __doc__, defaults: Sequence[str] = ()) -> int:
+    """Exit code 2 for what the user got wrong, 1 for what failed. ``defaults`` are overrides of the config that those
+    of the command line override."""
+    parser = command_line(description.splitlines()[0])
     parser.add_argument(
         "--dry-run", action="store_true", help="tell clips, packs, FLOPs and memory of the run, and stop"
     )
@@ -235,7 +242,7 @@ def main() -> int:
         library.set_verbosity_error()
         library.disable_progress_bar()
     try:
-        config = load_config(RunConfig, args.config, args.overrides)
+        config = load_config(RunConfig, args.config, [*defaults, *args.overrides])
         if args.dry_run:
             if int(os.environ.get("RANK", 0)) == 0:
                 print("\n".join(dry_run(config)))
@@ -243,12 +250,12 @@ def main() -> int:
         with process_group(), stop_on_sigterm() as stop:
             train(config, stop)
     except ValueError as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"\ntrain.py: {memory_advice(error, config.data.token_budget, config.train)}", file=sys.stderr)
+        print(f"\n{parser.prog}: {memory_advice(error, config.data.token_budget, config.train)}", file=sys.stderr)
         return 1
     return 0
 

@@ -102,7 +102,8 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
         "--context-level", type=float, default=0.03, help="noise on known latents, 0 to 1 (default: %(default)s)"
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--steps", type=at_least(1), default=30, help="denoising steps (default: %(default)s)")
+    few = "denoising steps (default: %(default)s); few are taken by the model's student, if it has one for so many"
+    how.add_argument("--steps", type=at_least(1), default=30, help=few)
     how.add_argument("--scheduler", choices=SCHEDULER_NAMES, help="what takes the steps (default: the model's own)")
     scale = "1 is none (default: 4 in a window made from nothing, 1.5 in one that goes on from what is there; Wan: 5)"
     how.add_argument("--guidance-scale", type=float, help=scale)

@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "data": {"data"},
     "vae3d": {"vae3d"},
     "video_dit": {"video_dit", "data", "vae3d"},
-    "tools": {"tools", "video_dit", "data", "vae3d"},
+    "tools": {"tools", "train", "video_dit", "data", "vae3d"},
     "train": {"train", "video_dit", "data", "vae3d"},
 }
 PACKAGES = ("data", "vae3d", "video_dit")

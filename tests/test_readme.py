@@ -21,6 +21,8 @@ COMMANDS = [line.strip() for block in BLOCKS for line in block.replace("\\\n", "
 SMALL = {
     "train.py": "data.num_clips=4 data.token_budget=1000 data.workers=0 data.validation_packs=1 data.sample_prompts=[] "
     "train.max_steps=1 model.hidden_size=32 model.num_layers=1 model.num_heads=2",
+    "tools/distill.py": "data.num_clips=4 data.token_budget=300 data.workers=0 data.validation_packs=1 "
+    "train.max_steps=1 train.save_every=1",
     "tools/train_vae.py": "data.world_clips=4 data.world_sizes=[[32,32]] data.batches=[[1,5,32,32]] data.workers=0 "
     "train.max_steps=1",
     "tools/encode.py": "data.num_frames=9 data.window_frames=9 data.sizes=[[32,32]]",

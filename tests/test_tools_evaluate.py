@@ -17,6 +17,8 @@ from data.video import read_video, write_video
 from data.world.judge import Judge
 from data.world.score import ATTRIBUTES
 from vae3d import VideoVAE
+from video_dit.few_steps import FOLDER, steps_fact
+from video_dit.lora import LoRAConfig, add_lora, save_lora
 
 WRITTEN = ("json", "picture", "video")
 
@@ -77,6 +79,29 @@ def test_a_table_for_seen_and_held_out_with_all_that_tells_how_far_to_trust_it(
         assert 0 <= low <= share <= high <= 1
     with Image.open(tmp_path / "sheet/picture.png") as picture:
         assert picture.size[1] > 5 * 96  # a row for each prompt, there being fewer than twenty
+
+
+@pytest.mark.parametrize("command", ["world", "extend"])
+def test_few_steps_are_by_the_student_where_the_model_has_one(
+    command: str,
+    evaluate: ModuleType,
+    parts: list[str],
+    tiny_pipe: "VideoPipeline",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add_lora(tiny_pipe.transformer, LoRAConfig(rank=2))
+    (tmp_path / "model" / FOLDER).mkdir()
+    save_lora(tiny_pipe.transformer, tmp_path / "model" / FOLDER, "a-model", steps_fact(4, 8))
+    size = {"world": ["--prompts=4"], "extend": ["--clips=2", "--directions=forward", "--methods=ours"]}[command]
+    (tmp_path / "sheet").mkdir()
+    words = [part for part in parts if command == "world" or "--batch" not in part] + size
+    for options, scale in ((["--steps=4"], 1.0), (["--steps=4", "--guidance-scale=2"], 2.0), (["--steps=3"], None)):
+        file = tmp_path / "figures.json"
+        assert call(evaluate, monkeypatch, *words, *options, f"--json={file}", command=command) == 0
+        assert json.loads(file.read_text())["settings"]["guidance_scale"] == scale
+        assert ("4 steps: by the student in" in capsys.readouterr().out) == (scale == 1)
 
 
 def test_prompts_in_free_wording_have_no_oracle(

@@ -1,17 +1,29 @@
 """Adapters: they change nothing until trained, are saved and loaded whole, and refuse other models."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from video_dit import VideoDiT
 from video_dit.engine import TrainConfig
-from video_dit.lora import LoRAConfig, add_lora, copy_adapter, fingerprint, load_lora, save_lora
+from video_dit.lora import (
+    LoRAConfig,
+    add_lora,
+    copy_adapter,
+    fingerprint,
+    load_lora,
+    lora_facts,
+    merge_lora,
+    save_lora,
+    without_adapter,
+)
 from video_dit.tokens import Segments
 
 CONFIG = LoRAConfig(rank=3)
@@ -85,6 +97,52 @@ def test_what_is_loaded_is_what_was_saved(
     assert file.stat().st_size < 60_000
 
 
+@pytest.mark.parametrize("alpha", [0.0, 5.0])
+def test_merged_it_gives_what_peft_gives_without_peft(
+    base: VideoDiT, tmp_path: Path, alpha: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(base, replace(CONFIG, alpha=alpha))
+    save_lora(model, tmp_path, "a-model", {"steps": "4-8"})
+    before, wanted = output(base), output(model)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
+        other = like(base).to(dtype)
+        merge_lora(other, tmp_path)
+        assert not any(".lora_" in name for name in other.state_dict())
+        assert {parameter.dtype for parameter in other.parameters()} == {dtype}
+        assert (output(other) - wanted).norm() < bound * (wanted - before).norm()
+    assert lora_facts(tmp_path)["steps"] == "4-8"
+
+
+@pytest.mark.parametrize("setting", ["use_rslora", "use_dora", "lora_bias", "rank_pattern", "alpha_pattern"])
+def test_what_is_more_than_a_product_is_not_merged(base: VideoDiT, tmp_path: Path, setting: str) -> None:
+    file = save_lora(adapted(base), tmp_path, "a-model")
+    told = json.loads(lora_facts(file)[LORA_ADAPTER_METADATA_KEY]) | {f"transformer.{setting}": {"to_q": 2}}
+    save_file(load_file(file), file, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(told)})
+    before = output(base)
+    reason = rf"LoRA {tmp_path} has {setting}=.* and cannot be merged: train one without it"
+    if setting == "rank_pattern":  # the ranks are those of the tensors
+        merge_lora(base, tmp_path)
+        assert not torch.equal(output(base), before)
+        return
+    with pytest.raises(ValueError, match=reason):
+        merge_lora(base, tmp_path)
+    assert torch.equal(output(base), before)
+
+
+def test_without_its_adapter_a_model_is_as_it_was(base: VideoDiT) -> None:
+    model = adapted(base)
+    changed = output(model)
+    with without_adapter(model):
+        assert torch.equal(output(model), output(base))
+    assert torch.equal(output(model), changed)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        n for n, _ in model.named_parameters() if "lora" in n
+    }
+    with without_adapter(base):
+        assert not torch.equal(output(base), changed)
+
+
 def test_alpha_over_rank_is_the_strength(base: VideoDiT) -> None:
     config = LoRAConfig(rank=2, targets=["proj_out"])
     models = [adapted(base, replace(config, alpha=alpha)) for alpha in (0.0, 2.0, 6.0)]
@@ -138,8 +196,12 @@ def test_other_models_are_refused(base: VideoDiT, tmp_path: Path) -> None:
     save_lora(adapted(base), tmp_path, "runs/a/model")
     other = like(base)
     other.proj_out.weight.data.neg_()
-    with pytest.raises(ValueError, match=f"LoRA {tmp_path} was trained on another model: use --model runs/a/model$"):
-        load_lora(other, tmp_path)
+    before = output(other)
+    for use in (load_lora, merge_lora):
+        reason = f"LoRA {tmp_path} was trained on another model: use --model runs/a/model$"
+        with pytest.raises(ValueError, match=reason):
+            use(other, tmp_path)
+    assert torch.equal(output(other), before)
     assert not any(".lora_" in name for name in other.state_dict())
 
 

@@ -1,6 +1,8 @@
 """A text encoder and a transformer that are trained in milliseconds, and their packs, as several test files take them
 through the engine."""
 
+from collections.abc import Callable
+
 import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed import comm as dist
@@ -79,14 +81,19 @@ def pack(position: int) -> Pack:
 
 
 def steps(
-    engine: DeepSpeedEngine, config: TrainConfig, first: int, stop: int, group: ProcessGroup | None = None
+    engine: DeepSpeedEngine,
+    config: TrainConfig,
+    first: int,
+    stop: int,
+    group: ProcessGroup | None = None,
+    make: Callable[[int], Pack] = pack,
 ) -> list[float]:
-    """Train as train.py does; the losses."""
+    """Train as train.py does; the losses. ``make`` gives the pack of a position."""
     rank, world = (n // config.sequence_parallel for n in (dist.get_rank(), dist.get_world_size()))
     losses = []
     for step in range(first, stop):
         set_learning_rate(engine, config, step)
-        packs = [split_pack(pack(at), group) for at in rank_positions(step, step + 1, config.accumulation, rank, world)]
+        packs = [split_pack(make(at), group) for at in rank_positions(step, step + 1, config.accumulation, rank, world)]
         tally = StepTally(packs, {}, {}, engine.device)
         for each in packs:
             errors = engine(each.to(engine.device))

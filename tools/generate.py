@@ -244,7 +244,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from data.video_write import COMMENTED
-    from video_dit.asked import interpolation, request_of, sampling_config
+    from video_dit.asked import in_few_steps, interpolation, request_of, sampling_config
     from video_dit.attention import use_flash_attention_3
     from video_dit.model_folder import find_model
     from video_dit.request import PromptSchedule
@@ -264,7 +264,7 @@ def run(args: argparse.Namespace) -> None:
     if args.scheduler:
         choose_scheduler(pipe, args.scheduler)
     check_frame_rate(videos[0].path, args.frame_rate or pipe.frame_rate)
-    request = request_of(args, pipe, say)
+    request = in_few_steps(args, pipe, request_of(args, pipe, say), say)
     remembers = not args.pictures and videos[0].path.suffix.lower() in COMMENTED
     notes = Notes(args, pipe, request) if remembers else None
     loaded = time.perf_counter()

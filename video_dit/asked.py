@@ -8,6 +8,7 @@ from typing import Any
 
 from data.generate_options import ADDED_SECONDS, FRACTION
 from video_dit.editing import uncropped
+from video_dit.few_steps import use_few_steps
 from video_dit.pieces import made_frames
 from video_dit.pipeline import VideoPipeline
 from video_dit.request import Keyframe, Mode, PromptSchedule, VideoRequest
@@ -119,6 +120,17 @@ def with_video(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequ
     if asked.seconds:
         say(snapped(asked.seconds, made_frames(asked, r) / rate))
     return asked
+
+
+def in_few_steps(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequest, say: Say) -> VideoRequest:
+    """By the student that the model's folder has for so few steps, without guidance, unless an option asks for what a
+    student does not do."""
+    sampling = request.sampling
+    guided = args.negative_prompt or sampling.history_guidance != 1 or sampling.guidance_interval != (0.0, 1.0)
+    if args.lora or guided or args.scheduler not in (None, "euler") or request.mode == "interpolate":
+        return request
+    scale = use_few_steps(pipe, args.model, args.steps, args.guidance_scale, say)
+    return replace(request, sampling=replace(sampling, guidance_scale=scale))
 
 
 def mode_of(args: argparse.Namespace) -> Mode:

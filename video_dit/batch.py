@@ -24,13 +24,30 @@ LEVELS_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What a student learns on a pack (see `video_dit.distillation`).
+
+    ends: the level to which it steps from each of the pack's, ``(l,)`` fp32; of known tokens the same. guidance: weight
+    of the classifier-free guidance that it learns, ``(l,)``. teacher_steps: of the model, for one of its own.
+    """
+
+    ends: Tensor
+    guidance: Tensor
+    teacher_steps: int
+
+    def to(self, device: torch.device | str) -> "Lesson":
+        """The same on another device."""
+        return Lesson(self.ends.to(device), self.guidance.to(device), self.teacher_steps)
+
+
+@dataclass(frozen=True)
 class Pack:
     """Inputs and targets, all samples end to end.
 
     hidden_states, target: ``(n, c·p·p)`` fp32. levels: ``(l,)`` fp32, padded to a multiple of 32. level_index:
     ``(n,)``. coords: ``(n, 3)``. one_frame, made: ``(n,)`` bool; loss is taken where made. weight: ``(n,)`` fp32, of
     the squared error. loss_elements: elements of ``target`` that bear loss. prompts: of the samples. clips: the index
-    of each.
+    of each. lesson: for a student, whose target the model itself is yet to give.
     """
 
     hidden_states: Tensor
@@ -45,6 +62,7 @@ class Pack:
     prompts: PromptTokens
     clips: tuple[int, ...]
     loss_elements: int
+    lesson: Lesson | None = None
 
     def to(self, device: torch.device | str) -> "Pack":
         """The same on another device."""

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from video_dit.context import ContextConfig
+from video_dit.distillation import DistillConfig
 from video_dit.engine import TrainConfig
 from video_dit.noise import NoiseConfig
 from video_dit.text import TextConfig
@@ -97,7 +98,8 @@ class RunConfig:
     """Everything a training run depends on.
 
     Raises:
-        ValueError: the heads of the model cannot be shared out over ``train.sequence_parallel`` ranks.
+        ValueError: the heads of the model cannot be shared out over ``train.sequence_parallel`` ranks; or a student is
+            to be made that is no adapter, or of a model that is not on the straight path.
     """
 
     run_dir: str = "runs/sora"
@@ -109,11 +111,18 @@ class RunConfig:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
         heads, degree = self.model.num_heads, self.train.sequence_parallel
         if heads % degree:
             raise ValueError(f"train.sequence_parallel={degree} must divide model.num_heads={heads}")
+        if not self.distill.steps:
+            return
+        if not self.train.lora.rank:
+            raise ValueError("distill.steps needs an adapter to train: set train.lora.rank, such as 12")
+        if self.noise.path != "straight":
+            raise ValueError(f"distill.steps does not go with noise.path={self.noise.path}: only with straight")
 
 
 def find_config(name: str) -> Path:

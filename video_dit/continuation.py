@@ -9,11 +9,19 @@ import torch
 
 from data.dataset import Clip, ClipSource
 from video_dit.pipeline import VideoPipeline
+from video_dit.sampling import SamplingConfig
 from video_dit.stopping import Stop
 from video_dit.validation import write_clip
 
 
-def write_continuation(pipe: VideoPipeline, source: ClipSource, folder: Path, step: int, stop: Stop) -> None:
+def write_continuation(
+    pipe: VideoPipeline,
+    source: ClipSource,
+    folder: Path,
+    step: int,
+    stop: Stop,
+    sampling: SamplingConfig | None = None,
+) -> None:
     """Half a window of the first clip that can be read, and what the model makes of the other half, always from seed 0:
     ``step-N-continued.png``, and an mp4 beside it.
 
@@ -30,12 +38,15 @@ def write_continuation(pipe: VideoPipeline, source: ClipSource, folder: Path, st
     index, clip = found
     known = clip.frames[: 1 + r * max(1, groups // 2)]
     pipe.set_progress_bar_config(disable=True)
+    sampling = sampling or SamplingConfig()
     output: Any = pipe.extend(
         known,
         "forward",
         seconds=max(1, groups - groups // 2) * r / clip.frame_rate,
         prompt=source.text(index, 0),
         frame_rate=clip.frame_rate,
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
         generator=torch.Generator().manual_seed(0),
         output_type="np",
         callback_on_step_end=stop.on_step_end,

@@ -11,6 +11,7 @@ from vae3d import LatentCodec
 from video_dit.batch import Pack
 from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
+from video_dit.distillation import taught
 from video_dit.engine import TrainConfig
 from video_dit.lora import add_lora, copy_adapter, fingerprint
 from video_dit.model import VideoDiT
@@ -18,7 +19,7 @@ from video_dit.model_folder import check_model_folder
 from video_dit.noise import NoiseConfig
 from video_dit.pipeline import VideoPipeline
 from video_dit.schedulers import model_scheduler, noise_facts
-from video_dit.text import encode_tokens, load_text_encoder
+from video_dit.text import encode_prompts, encode_tokens, load_text_encoder
 
 
 class Denoiser(nn.Module):
@@ -33,6 +34,9 @@ class Denoiser(nn.Module):
     def forward(self, pack: Pack) -> Tensor:
         """Weighted squared error of the prediction of each token ``(n,)``, fp32, summed over its elements; 0 where no
         loss is taken."""
+        embeds = encode_tokens(self.text_encoder, pack.prompts)
+        if pack.lesson is not None:
+            pack = taught(self.transformer, pack, embeds, encode_prompts(self.tokenizer, self.text_encoder, [""])[0])
         prediction = self.transformer(
             pack.hidden_states,
             pack.levels,
@@ -40,7 +44,7 @@ class Denoiser(nn.Module):
             pack.coords,
             pack.one_frame,
             pack.segments,
-            encode_tokens(self.text_encoder, pack.prompts),
+            embeds,
             pack.prompts.segments,
         )
         return ((prediction.float() - pack.target).square() * (pack.weight * pack.made)[:, None]).sum(dim=1)

@@ -6,10 +6,12 @@ would do something, but not what it was trained for.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 ADAPTER = "default"
 PREFIX = "transformer"  # of names in a file: the part of the pipeline
+MORE_THAN_A_PRODUCT = ("alpha_pattern", "lora_bias", "modules_to_save", "use_dora", "use_rslora")
+"""Settings of peft by which an adapter does more, or in another strength, than ``alpha / rank · B A``."""
 SAMPLED = 1024  # numbers of each tensor that a fingerprint looks at
 
 
@@ -82,15 +86,31 @@ def copy_adapter(source: "VideoDiT", target: "VideoDiT") -> None:
         target.add_adapter(config, ADAPTER)
 
 
-def save_lora(transformer: "VideoDiT", folder: Path, base: str) -> Path:
-    """Write the adapter into ``folder``; ``base`` is the name of the model that it was trained on."""
+@contextmanager
+def without_adapter(transformer: "VideoDiT") -> Iterator[None]:
+    """The model as it was before an adapter was added, for as long as the block runs; it may have none."""
+    if not getattr(transformer, "peft_config", None):
+        yield
+        return
+    transformer.disable_adapters()
+    try:
+        yield
+    finally:
+        transformer.enable_adapters()
+
+
+def save_lora(
+    transformer: "VideoDiT", folder: Path, base: str, facts: Mapping[str, str] = MappingProxyType({})
+) -> Path:
+    """Write the adapter into ``folder``; ``base`` is the name of the model that it was trained on, ``facts`` is what
+    else the file says of itself."""
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
     settings = transformer.peft_config[ADAPTER].to_dict()
     told = {f"{PREFIX}.{name}": sorted(v) if isinstance(v, set) else v for name, v in settings.items()}
     metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)}
-    metadata |= {"base": base, "base_fingerprint": fingerprint(transformer)}
+    metadata |= {"base": base, "base_fingerprint": fingerprint(transformer), **facts}
     path = folder / LORA_WEIGHT_NAME_SAFE
     save_file({f"{PREFIX}.{name}": tensor.contiguous() for name, tensor in state.items()}, path, metadata=metadata)
     return path
@@ -105,8 +125,36 @@ def load_lora(transformer: "VideoDiT", path: Path) -> None:
     if not isinstance(transformer, PeftAdapterMixin):
         raise ValueError(f"LoRA {path} goes with models that train.py wrote: leave --lora out for a published one")
     check_peft(f"LoRA {path}")
-    file = find_lora(path)
-    state, metadata = _read(file)
+    state, settings = _read_for(transformer, path)
+    transformer.load_lora_adapter(state, prefix=PREFIX, adapter_name=ADAPTER, metadata=settings)
+
+
+@torch.no_grad()
+def merge_lora(transformer: "VideoDiT", path: Path) -> None:
+    """Add what the adapter of a file, or of the folder that it lies in, makes to the weights themselves: they become
+    ``W + alpha / rank · B A``, rounded once to their own type. No peft is needed, and sampling costs no more.
+
+    Raises:
+        ValueError: the file is missing or no adapter, was trained on other weights, or is of a kind that does more.
+    """
+    state, settings = _read_for(transformer, path)
+    told = {name.removeprefix(f"{PREFIX}."): value for name, value in (settings or {}).items()}
+    if others := sorted(name for name in MORE_THAN_A_PRODUCT if told.get(name)):
+        raise ValueError(f"LoRA {path} has {others[0]}={told[others[0]]} and cannot be merged: train one without it")
+    layers = dict(transformer.named_modules())
+    for name, down in state.items():
+        layer, _, half = name.removeprefix(f"{PREFIX}.").rpartition(".lora_")
+        if not half.startswith("A"):
+            continue
+        up = state[name.replace(".lora_A.", ".lora_B.")]
+        weight = layers[layer].weight
+        update = up.float() @ down.float() * (told.get("lora_alpha", len(down)) / len(down))  # out in
+        weight.copy_(weight.float() + update.to(weight.device))
+
+
+def _read_for(transformer: "VideoDiT", path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The weights of an adapter that fits, and peft's settings of it where the file has them."""
+    state, metadata = _read(find_lora(path))
     if not state:
         raise ValueError(f"LoRA {path} holds no adapter of a {PREFIX}: give a file that train.py wrote")
     told = metadata.get("base_fingerprint")
@@ -119,8 +167,12 @@ def load_lora(transformer: "VideoDiT", path: Path) -> None:
         fits = tensor.shape[1] == width[1] if half.startswith("A") else tensor.shape[0] == width[0]
         if not fits:
             raise ValueError(f"LoRA {path} does not fit this model: {layer} has other sizes there, or is missing here")
-    settings = json.loads(metadata[LORA_ADAPTER_METADATA_KEY]) if LORA_ADAPTER_METADATA_KEY in metadata else None
-    transformer.load_lora_adapter(state, prefix=PREFIX, adapter_name=ADAPTER, metadata=settings)
+    return state, json.loads(metadata[LORA_ADAPTER_METADATA_KEY]) if LORA_ADAPTER_METADATA_KEY in metadata else None
+
+
+def lora_facts(path: Path) -> dict[str, str]:
+    """What the file of an adapter says of itself (see `save_lora`)."""
+    return _read(find_lora(path))[1]
 
 
 def find_lora(path: Path) -> Path:

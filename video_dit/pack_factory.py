@@ -14,6 +14,7 @@ from data.shards import Shards
 from vae3d import LatentCodec
 from video_dit.batch import Pack, build_pack, encode_clip
 from video_dit.config import RunConfig
+from video_dit.distillation import on_schedule
 from video_dit.sources import clip_source, pack_plan, training_clips
 
 
@@ -55,6 +56,8 @@ class PackBuilder(Dataset):
             self.config.noise,
             self.tokenizer,
         )
+        if self.config.distill.steps:
+            pack = on_schedule(pack, self.config.distill, model.base_tokens, (self.config.seed, position))
         return BuiltPack(pack, views, loaded.left_out)
 
 

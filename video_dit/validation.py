@@ -14,6 +14,7 @@ from video_dit.denoiser import Denoiser
 from video_dit.engine import global_sum, global_sums
 from video_dit.pack_factory import PackFactory
 from video_dit.pipeline import VideoPipeline
+from video_dit.sampling import SamplingConfig
 from video_dit.stopping import Stop, StoppedError
 
 
@@ -40,7 +41,14 @@ def validation_loss(
 
 
 def write_samples(
-    pipe: VideoPipeline, prompts: Sequence[str], folder: Path, step: int, rank: int, world: int, stop: Stop
+    pipe: VideoPipeline,
+    prompts: Sequence[str],
+    folder: Path,
+    step: int,
+    rank: int,
+    world: int,
+    stop: Stop,
+    sampling: SamplingConfig | None = None,
 ) -> None:
     """One video of the trained window and its contact sheet for each prompt, always from seed 0; the prompts are shared
     out over the ranks, and all ranks call it.
@@ -52,15 +60,22 @@ def write_samples(
     with suppress(StoppedError):
         for number in range(rank, len(prompts), world):
             sheet = folder / f"step-{step:07d}-{number}.png"
-            _write_sample(pipe, prompts[number], sheet, stop)
+            _write_sample(pipe, prompts[number], sheet, stop, sampling or SamplingConfig())
     if global_sum(stop.asked, pipe.device):
         raise StoppedError
 
 
-def _write_sample(pipe: VideoPipeline, prompt: str, sheet: Path, stop: Stop) -> None:
+def _write_sample(pipe: VideoPipeline, prompt: str, sheet: Path, stop: Stop, sampling: SamplingConfig) -> None:
     stop.check()
     generator = torch.Generator().manual_seed(0)
-    output: Any = pipe(prompt=prompt, generator=generator, output_type="np", callback_on_step_end=stop.on_step_end)
+    output: Any = pipe(
+        prompt=prompt,
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
+        generator=generator,
+        output_type="np",
+        callback_on_step_end=stop.on_step_end,
+    )
     write_clip(sheet, (output.frames[0] * 255).round().astype("uint8"), pipe.frame_rate)
 
 

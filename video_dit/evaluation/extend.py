@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from video_dit.evaluation.judged import judge_clips
 from video_dit.evaluation.measures import Figures, expected_of_given, expected_of_truth, measure
 from video_dit.evaluation.unseen import UnseenClip, real_clips, world_clips
 from video_dit.evaluation.vae import find_device
+from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
@@ -126,6 +127,8 @@ def evaluate_extend(options: ExtendOptions, say: Callable[[str], None]) -> dict:
     device = find_device("auto")
     pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
+    scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
+    options = replace(options, guidance_scale=scale)
     contexts = [pipe.context_frames(seconds, pipe.frame_rate) for seconds in options.context_seconds]
     known = choose_known(pipe, options, contexts)
     samplings = {x: SamplingConfig(options.steps, options.guidance_scale, x) for x in options.context_level}

@@ -29,6 +29,7 @@ from data.world.score import (
     shares,
 )
 from vae3d import LatentCodec
+from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
@@ -218,6 +219,8 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     told_sets = [told_in_full(part, options, device) for part in sets]
     judge = Judge.load(options.judge).to(device)
     pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
+    scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
+    options = replace(options, guidance_scale=scale)
     height, width = options.size or pipe.sizes[0]
     pipe.check_size(height, width)
     r, _ = pipe.codec.frame_rule
