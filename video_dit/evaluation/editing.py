@@ -22,6 +22,7 @@ from data.world.words import family_of
 from video_dit.evaluation.requirements import Requirement
 from video_dit.evaluation.vae import find_device
 from video_dit.evaluation.world import UNSEEN, share_as_json, through_codec
+from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
@@ -132,6 +133,7 @@ def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
     judge = Judge.load(options.judge).to(device)
     pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
+    scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
     height, width = pipe.sizes[0]
     num_frames = 1 + pipe.codec.frame_rule[0] * (pipe.window - 1)
     told: dict[str, list[tuple[bool, bool]]] = {name: [] for name in ("colour changed", "motion stayed", "same object")}
@@ -145,7 +147,7 @@ def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
         how: dict[str, Any] = {
             "frame_rate": FRAME_RATE,
             "num_inference_steps": options.steps,
-            "guidance_scale": options.guidance_scale,
+            "guidance_scale": scale,
         }
         generators = (torch.Generator().manual_seed(options.seed + number) for _ in range(2))
         prompt, own = recoloured(subject).caption(), subject.scene.caption()
