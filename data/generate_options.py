@@ -195,6 +195,11 @@ def unfit_modes(args: argparse.Namespace, given: set[str]) -> str | None:
         return "--uncrop and --aspect exclude each other: --uncrop says the shape"
     if "fraction" in given and "interpolate" not in modes:
         return "--fraction needs --interpolate FILE"
+    led_away = args.negative_prompt or args.guidance_interval != (0.0, 1.0)
+    if "interpolate" in modes and args.guidance_scale is None and led_away:
+        return "--negative-prompt and --guidance-interval need --guidance-scale with --interpolate, which has none"
+    if "interpolate" in modes and args.step_cache:
+        return "--step-cache does not go with --interpolate: a step that is left out cannot be followed back"
     if "interpolate" in modes and {"prompt_file", "num_videos"} & given:
         return "--interpolate makes one video: leave out --prompt-file and --num-videos"
     return None

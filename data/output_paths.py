@@ -27,6 +27,11 @@ def output_paths(args: argparse.Namespace) -> list[Path]:
     folder = args.out or Path("outputs")
     stems = [_stem(args.video.stem if args.video else prompt or "no prompt") for prompt in prompts]
     mode = f"-{mode_name(args)}" if args.video else ""
+    if mode in ("-edit", "-mask"):  # of which the prompt is the point
+        stems, mode = (
+            [f"{stem}{mode}-{_stem(prompt or 'no prompt')}" for stem, prompt in zip(stems, prompts, strict=True)],
+            "",
+        )
     suffix = "" if args.pictures else ".mp4"
     return [
         folder / f"{stem}{mode}{number}-{seed}{suffix}"

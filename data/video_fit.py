@@ -11,6 +11,7 @@ from data.transforms import fit
 from data.video import VideoError, VideoReader
 
 MAX_PIXELS = 1 << 26  # of a picture, as of a video's frame
+ASPECT_ERROR = 0.03  # of a mask, beside the video's
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -42,24 +43,34 @@ def contained_video(path: Path, height: int, width: int, frame_rate: float) -> t
     return fitted_video(path, new_height, new_width, frame_rate)
 
 
-def fitted_mask(path: Path, num_frames: int, height: int, width: int, frame_rate: float) -> Tensor:
-    """A picture, or a video that lasts as long, as a mask, bool `(num_frames, height, width)`: true where it is rather
-    white than black. It is cropped and resized as the video that it belongs to.
+def fitted_mask(path: Path, like: Path, num_frames: int, height: int, width: int, frame_rate: float) -> Tensor:
+    """A picture, or a video that lasts as long, as a mask, bool `(num_frames, height, width)`: true where some of it
+    is rather white than black. It is cropped and resized as the video ``like`` is, whose shape it has.
 
     Raises:
-        ValueError: it cannot be read, is shorter than the video, or has nothing white.
+        ValueError: it cannot be read, is of another shape or shorter than the video, or has nothing white.
     """
-    if _is_moving(path):
-        frames, _ = fitted_video(path, height, width, frame_rate)
-    else:
-        frames = fit(read_picture(path)[None], height, width).expand(num_frames, -1, -1, -1)
-    if len(frames) < num_frames:
-        lasts = f"{len(frames) / frame_rate:g} s, and the video {num_frames / frame_rate:g} s"
+    moving = _is_moving(path)
+    frames = list(VideoReader(path).stream(frame_rate=frame_rate)) if moving else [read_picture(path)[None]]
+    (old_height, old_width), info = frames[0].shape[1:3], VideoReader(like).info()
+    if abs(old_width / old_height * info.height / info.width - 1) > ASPECT_ERROR:
+        shapes = f"{old_width}x{old_height} pixels, and {like.name} {info.width}x{info.height}"
+        raise ValueError(f"{path}: the mask has {shapes}: give one of the same shape")
+    mask = torch.cat([_white(chunk, height, width) for chunk in frames])
+    if not moving:
+        mask = mask.expand(num_frames, -1, -1)
+    if len(mask) < num_frames:
+        lasts = f"{len(mask) / frame_rate:g} s, and the video {num_frames / frame_rate:g} s"
         raise ValueError(f"{path}: the mask lasts {lasts}: give one as long, or a picture for all frames")
-    mask = frames[:num_frames].float().mean(dim=3) > 127.5
-    if not bool(mask.any()):
+    if not bool(mask[:num_frames].any()):
         raise ValueError(f"{path}: nothing in the mask is white: paint white what is to be made anew")
-    return mask
+    return mask[:num_frames]
+
+
+def _white(frames: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels of the new size any white one falls on."""
+    white = (frames.float().mean(dim=3, keepdim=True) > 127.5).to(torch.uint8) * 255
+    return fit(white, height, width)[..., 0] > 0
 
 
 def _is_moving(path: Path) -> bool:

@@ -53,6 +53,8 @@ def parsed(*arguments: str) -> argparse.Namespace:
         (["--video", "a.mp4", "--uncrop", "16:9", "--aspect", "16:9"], ["--uncrop and --aspect"]),
         (["--video", "a.mp4", "--loop", "--fraction", "0.3"], ["--fraction needs --interpolate"]),
         (["--video", "a.mp4", "--interpolate", "b.mp4", "--fraction", "2"], ["--fraction", "from 0 to 1"]),
+        (["--video", "a.mp4", "--interpolate", "b.mp4", "--step-cache", "0.1"], ["--step-cache does not go with"]),
+        (["--video", "a.mp4", "--interpolate", "b.mp4", "--negative-prompt", "x"], ["need --guidance-scale"]),
         (["--video", "a.mp4", "--interpolate", "b.mp4", "--num-videos", "2"], ["--interpolate makes one video"]),
         (["--connect", "b.mp4"], ["--connect needs --video"]),
         (["--extend", "forward"], ["--extend needs --video"]),

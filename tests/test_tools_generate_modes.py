@@ -173,7 +173,7 @@ def test_what_cannot_be_is_refused(
         ("--video", "a.mp4", "--connect", "short.mp4"): "4 frames",
         ("--video", "a.mp4", "--connect", "good.txt"): "--connect good.txt: no such file",
         ("--video", "a.mp4", "--connect", "broken.png"): "broken.png",
-        ("--video", "a.mp4", "--uncrop", "1:1"): "leave nothing to be made around frames of 32x32",
+        ("--video", "a.mp4", "--uncrop", "1:1"): "--uncrop 1:1 in a size of 32x32 leaves nothing to be made around",
         ("--video", "a.mp4", "--mask", "black.png"): "nothing in the mask is white",
         ("--video", "a.mp4", "--mask", "short.mp4"): "short.mp4: the mask lasts 0.5 s, and the video 1.125 s",
         ("--video", "a.mp4", "--mask", "broken.png"): "broken.png: cannot be read as a picture",

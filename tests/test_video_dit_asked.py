@@ -55,8 +55,18 @@ def test_an_uncropped_video_is_whole_in_the_trained_size_of_that_shape(tiny_pipe
     large = asked(tiny_pipe, "--video", "a.mp4", "--uncrop", "2:1", "--size", "64x32")
     assert large.video is not None and large.mask is not None
     assert torch.equal(large.video[:, :, 16:48], read_video("a.mp4").frames)
-    with pytest.raises(ValueError, match="leave nothing to be made around"):
+    with pytest.raises(ValueError, match="--uncrop 1:1 in a size of 32x32 leaves nothing to be made around"):
         asked(tiny_pipe, "--video", "a.mp4", "--uncrop", "1:1")
+
+
+def test_it_is_told_that_the_model_sees_nothing_of_what_is_kept(tiny_pipe: VideoPipeline) -> None:
+    for columns, blind in ((slice(0, 31), True), (slice(0, 16), False)):
+        levels = np.zeros((32, 32), dtype=np.uint8)
+        levels[:, columns] = 255
+        Image.fromarray(levels).save("m.png")
+        said: list[str] = []
+        asked(tiny_pipe, "--video", "a.mp4", "--mask", "m.png", said=said)
+        assert any("the model sees nothing of what is kept" in line for line in said) == blind
 
 
 def test_of_two_videos_as_much_is_taken_as_both_have(tiny_pipe: VideoPipeline) -> None:

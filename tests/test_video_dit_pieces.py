@@ -280,11 +280,14 @@ def test_what_is_kept_is_seen_by_what_is_made(tiny_pipe: VideoPipeline) -> None:
 
 
 def test_a_video_stays_in_the_middle_of_what_is_made_around_it(tiny_pipe: VideoPipeline) -> None:
-    given = video(10, 16, 20)
+    given = video(10, 32, 20)
     wide = levels(tiny_pipe.uncrop(given, 32, 48, **options()).frames)
     assert wide.shape == (10, 32, 48, 3)
-    assert np.array_equal(wide[:, 8:24, 14:34], given.numpy())
-    assert wide[:, :8].std() > 1
+    assert np.array_equal(wide[:, :, 14:34], given.numpy())
+    other = levels(tiny_pipe.uncrop(255 - given, 32, 48, **options()).frames)
+    assert (wide[:, :, :6] != other[:, :, :6]).any()  # far from the border: what is made has seen what is there
+    with pytest.raises(ValueError, match=r"frames of torch.float32 \(10, 32, 20, 3\) must be uint8"):
+        tiny_pipe.uncrop(given.float(), 32, 48)
     with pytest.raises(ValueError, match="height=40 must be a multiple of 16"):
         tiny_pipe.uncrop(given, 40, 48)
 
@@ -299,6 +302,23 @@ def test_an_edit_heeds_a_schedule(tiny_pipe: VideoPipeline) -> None:
     assert np.abs(one - changed)[:, 24:].max() > 1e-3
     with pytest.raises(ValueError, match=r"a prompt begins at 5 s: the video goes from 0 to 4\.125 s"):
         tiny_pipe.edit(given, prompt="0: a | 5: b")
+
+
+def test_what_is_not_offered_is_refused_before_anything_is_inverted(
+    tiny_pipe: VideoPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VideoPipeline, "_inverted", None)
+    with pytest.raises(ValueError, match="output_type='latent' is not offered here"):
+        tiny_pipe.interpolate(video(9), video(9), output_type="latent")
+
+
+def test_all_windows_of_an_edit_are_guided_alike(tiny_pipe: VideoPipeline) -> None:
+    given = video(41)
+    edit = tiny_pipe.edit(given, 0.7, **options(guidance_scale=None)).frames
+    by_four = tiny_pipe.edit(given, 0.7, **options(guidance_scale=4.0)).frames
+    assert np.array_equal(edit, by_four)
+    whole, by_four = (tiny_pipe.edit(given, 1.0, **options(guidance_scale=s)).frames for s in (None, 4.0))
+    assert not np.array_equal(whole, by_four)  # that is text to video
 
 
 def test_an_interpolation_streams_as_any_other(tiny_pipe: VideoPipeline) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from data.generate_options import ADDED_SECONDS, FRACTION
-from video_dit.editing import uncropped
+from video_dit.editing import known_tokens, repeat_last, uncropped
 from video_dit.few_steps import use_few_steps
 from video_dit.pieces import made_frames
 from video_dit.pipeline import VideoPipeline
@@ -99,10 +99,16 @@ def with_video(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequ
     lengths = [len(frames) for frames in videos]
     if mode == "edit":
         (video,), mask = videos, None
+        if args.uncrop and video.shape[1:3] == (height, width):
+            what = f"--uncrop {args.uncrop[0]}:{args.uncrop[1]} in a size of {width}x{height}"
+            fix = "give a shape farther from its own, or a --size of that shape"
+            raise ValueError(f"{what} leaves nothing to be made around a video of that shape: {fix}")
         if args.uncrop:
             video, mask = uncropped(video, height, width)
         elif args.mask:
-            mask = fitted_mask(args.mask, len(video), height, width, rate)
+            mask = fitted_mask(args.mask, args.video, len(video), height, width, rate)
+        if mask is not None and not bool(known_tokens(repeat_last(mask, r), r, pipe.grid).any()):
+            say(f"no {pipe.grid}x{pipe.grid} pixels are left whole: the model sees nothing of what is kept")
         how: dict[str, Any] = {"video": video, "mask": mask, "strength": 1.0 if args.edit is None else args.edit}
     elif mode == "interpolate":
         shortest = min(lengths) - (min(lengths) - 1) % r

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import reduce
 from torch import Tensor
 
+from video_dit.request import check_frames
 from video_dit.rollout import MakeWindow, roll_forward
 from video_dit.sampling import Window
 
@@ -39,7 +39,7 @@ def remake(
         The latents of each window, in order.
     """
     if strength == 0:
-        yield latents
+        yield from latents.split(window, dim=2)
         return
 
     def make_anew(asked: Window) -> Tensor:
@@ -97,6 +97,7 @@ def uncropped(frames: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the frames are larger, or nothing is around them.
     """
+    check_frames("frames", frames)
     _, old_height, old_width, _ = frames.shape
     if (old_height, old_width) == (height, width) or old_height > height or old_width > width:
         raise ValueError(
@@ -104,9 +105,8 @@ def uncropped(frames: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
             "give a larger size"
         )
     top, left = (height - old_height) // 2, (width - old_width) // 2
-    around = (left, width - old_width - left, top, height - old_height - top)
-    planes = rearrange(frames, "t h w c -> t c h w").float()
-    canvas = F.pad(planes, around, mode="replicate").to(torch.uint8)
+    rows = (torch.arange(height) - top).clamp(0, old_height - 1)
+    columns = (torch.arange(width) - left).clamp(0, old_width - 1)
     mask = torch.ones(len(frames), height, width, dtype=torch.bool)
     mask[:, top : top + old_height, left : left + old_width] = False
-    return rearrange(canvas, "t c h w -> t h w c"), mask
+    return frames[:, rows][:, :, columns], mask

@@ -69,7 +69,7 @@ def given_request(
         TypeError: there is no such option.
         ValueError: a value is out of its range.
     """
-    video = torch.as_tensor(frames)
+    video = torch.as_tensor(frames).cpu()
     return VideoRequest(
         mode,
         (PromptSchedule.parse(options.get("prompt", "")),),
@@ -79,7 +79,7 @@ def given_request(
         options.get("context_seconds"),
         options.get("generator"),
         video=video,
-        second=None if second is None else torch.as_tensor(second),
+        second=None if second is None else torch.as_tensor(second).cpu(),
         seconds=seconds,
         strength=strength,
         mask=None if mask is None else as_mask(mask, len(video)),
@@ -104,7 +104,7 @@ def as_mask(mask: Frames, num_frames: int) -> Tensor:
     Raises:
         ValueError: it is of another type.
     """
-    told = torch.as_tensor(mask)
+    told = torch.as_tensor(mask).cpu()
     if told.dtype not in (torch.bool, torch.uint8) or told.ndim not in (2, 3):
         raise ValueError(f"mask of {told.dtype} {tuple(told.shape)} must be bool or uint8, (h, w) or (t, h, w)")
     if told.dtype == torch.uint8:

@@ -17,7 +17,7 @@ from video_dit.editing import filled_window
 from video_dit.guidance import GuidedModel
 from video_dit.model import VideoDiT
 from video_dit.noise import flow_step, level_shift
-from video_dit.pieces import Maker, breaks, encode_video, text_begin, text_latents
+from video_dit.pieces import CHUNK, Maker, breaks, decode, encode_video, text_begin, text_latents
 from video_dit.request import VideoRequest
 from video_dit.rollout import MakeWindow, roll_forward
 from video_dit.sampling import Generators, Prompts, SamplingConfig, Window, window_layout, window_rows
@@ -43,10 +43,11 @@ def request_from_noise(request: VideoRequest, r: int) -> VideoRequest:
     assert request.video is not None
     frames, height, width, _ = request.video.shape
     sampling, generator = request.sampling, request.generator
+    scale = 1.0 if sampling.guidance_scale is None else sampling.guidance_scale
     return replace(
         request,
         mode="text",
-        sampling=sampling if sampling.guidance_scale is not None else replace(sampling, guidance_scale=1.0),
+        sampling=replace(sampling, guidance_scale=scale, step_cache=0.0),  # a step that is left out cannot be followed
         generator=torch.Generator().manual_seed(0) if generator is None else generator,
         num_frames=frames - (frames - 1) % r,
         height=height,
@@ -80,8 +81,10 @@ def inverted(
     again = replace(request, latents=noise)
     made = torch.cat(list(text_latents(again, maker_of(again))), dim=2)
     restore(request.generator, before)
-    error = (maker.codec.decode(made) - maker.codec.decode(latents)).float().square().mean()
-    return Inversion(noise, 10 * math.log10(4 / max(float(error), 1e-12)))
+    pairs = zip(*(decode(maker.codec, iter(one.split(CHUNK, dim=2))) for one in (made, latents)), strict=True)
+    errors = torch.stack([(one - other).float().square().sum() for one, other in pairs])
+    error = float(errors.sum()) / (3 * request.num_frames * request.height * request.width)
+    return Inversion(noise, 10 * math.log10(4 / max(error, 1e-12)))
 
 
 def invert_clip(
@@ -148,7 +151,7 @@ def invert_window(
             output = guided(end, above, guided.acting(float(above)))
             if path is not None:
                 output = clipped_epsilon(prediction, output, end, above, path)
-            end = flow_step("epsilon", output, made, level, above, path)
+            end = flow_step("velocity" if path is None else "epsilon", output, made, level, above, path)
         made = end
         on_step()
     frames = int((~window.known).sum())

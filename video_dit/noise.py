@@ -168,6 +168,7 @@ def flow_step(
     DDIM's (Song et al., 2021, arXiv:2010.02502, equation 13) on the vp path, in either direction. What is ``noisy`` is
     at ``level``; the output may be that of another place near it."""
     if alphas_cumprod is None:
+        assert prediction == "velocity", prediction
         return noisy + (to - level) * output
     epsilon = to_epsilon(prediction, output, noisy, level, alphas_cumprod)
     latents = (noisy - sigma(level, alphas_cumprod) * epsilon) / alpha(level, alphas_cumprod)

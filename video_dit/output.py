@@ -34,6 +34,13 @@ def check_output_type(output_type: str) -> None:
         raise ValueError(f"output_type={output_type!r} must be one of {', '.join(OUTPUT_TYPES)}")
 
 
+def check_frames_output(output_type: str) -> None:
+    """Raises ValueError unless it is one that frames are given in; given ones have no latents."""
+    check_output_type(output_type)
+    if output_type == "latent":
+        raise ValueError("output_type='latent' is not offered here: use 'np', 'pt' or 'pil'")
+
+
 def to_output(frames: Tensor, output_type: str) -> Videos:
     """Frames ``(b, c, t, h, w)`` in [-1, 1] as "np", "pt" or "pil"."""
     unit = rearrange((frames.float() + 1) / 2, "b c t h w -> b t c h w").clamp(0, 1)

@@ -206,7 +206,7 @@ def picture_places(request: VideoRequest) -> list[int]:
 
 def _from_nothing(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
     pictures = {place: picture[:, :, 0].to(maker.device) for place, picture in given_pictures(request).items()}
-    decoded = _decode(maker.codec, text_latents(request, maker))
+    decoded = decode(maker.codec, text_latents(request, maker))
     place = 0
     for frames in fade_seams(decoded, pictures, maker.frame_rate):
         end = place + frames.shape[2]
@@ -230,7 +230,7 @@ def _edited(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
     make = maker.make(begin)
     made = remake(make, latents, known, request.strength, window, context, rate, r, at)
     place = 0
-    for piece in _made(_span(_decode(maker.codec, made), 0, len(video))):
+    for piece in _made(_span(decode(maker.codec, made), 0, len(video))):
         end, frames = place + piece.frames.shape[2], piece.frames
         if mask is not None:
             frames = fade_border(frames, to_float(video[place:end])[None], mask[place:end])
@@ -244,7 +244,7 @@ def _before(video: Tensor, count: int, maker: Maker) -> Iterator[Tensor]:
     make = maker.make(lambda start: first_frame(start, maker.r))
     made = roll_backward(make, latents, 1 + count, maker.window, maker.context, maker.frame_rate, maker.r)
     join = maker.r * count
-    decoded = _decode(maker.codec, iter(made.split(CHUNK, dim=2)))
+    decoded = decode(maker.codec, iter(made.split(CHUNK, dim=2)))
     yield from _span(fade_seams(decoded, {join: _frame(video, 0, maker)}, maker.frame_rate), 0, join)
 
 
@@ -257,7 +257,7 @@ def _after(request: VideoRequest, count: int, maker: Maker, place: int) -> Itera
     at = breaks(request, count, begin)
     window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
     made = roll_forward(maker.make(begin), latents, True, count, window, context, rate, r, breaks=at)
-    decoded = _decode(maker.codec, chain(latents.split(CHUNK, dim=2), made))
+    decoded = decode(maker.codec, chain(latents.split(CHUNK, dim=2), made))
     given = {usable - 1: _frame(video, -1, maker)}
     yield from _span(fade_seams(decoded, given, maker.frame_rate), usable, usable + maker.r * count)
 
@@ -272,7 +272,7 @@ def _between(request: VideoRequest, count: int, maker: Maker, place: int) -> Ite
     begin = after_begin(place, r)
     at = breaks(request, count, begin)
     made = roll_between(maker.make(begin), latents, True, after, count, window, context, rate, r, at)
-    decoded = _decode(maker.codec, chain(latents.split(CHUNK, dim=2), made))
+    decoded = decode(maker.codec, chain(latents.split(CHUNK, dim=2), made))
     join = usable - 1 + r * count
     given = {usable - 1: _frame(video, -1, maker), join: _frame(second, 0, maker)}
     yield from _span(fade_seams(decoded, given, rate), usable, join)
@@ -302,7 +302,7 @@ def encode_video(video: Tensor, maker: Maker) -> Tensor:
     return torch.cat([*(stream.push(to_float(part)[None].to(maker.device)) for part in parts), stream.finish()], dim=2)
 
 
-def _decode(codec: LatentCodec, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+def decode(codec: LatentCodec, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
     """Latents of one clip in pieces to its frames, as one stream."""
     stream = codec.decode_stream()
     for chunk in chunks:

@@ -21,7 +21,7 @@ from video_dit.inversion import Inversion, inverted, request_from_noise
 from video_dit.model import VideoDiT
 from video_dit.model_folder import PIPELINE_FILE
 from video_dit.noise import slerp
-from video_dit.output import InterpolationOutput, VideoPipelineOutput, check_output_type, to_output
+from video_dit.output import InterpolationOutput, VideoPipelineOutput, check_frames_output, check_output_type, to_output
 from video_dit.pieces import Maker, check_offered, count_windows, pieces, text_latents
 from video_dit.request import Keyframe, Mode, Picture, Piece, PromptSchedule, VideoRequest, check_size
 from video_dit.rollout import context_size
@@ -289,6 +289,7 @@ class VideoPipeline(DiffusionPipeline):
         ``fraction`` is where between them, from 0, the first as the model makes it again, to 1, the second. Options are
         those of `invert`; the output has the PSNR of either video made again.
         """
+        check_frames_output(options.get("output_type", "np"))
         asked = given_request("interpolate", first, self.frame_rate, options, second=second, fraction=fraction)
         between, round_trips = self.interpolation(asked)
         frames = self._of_given(between, {**options, "return_dict": False})[0]
@@ -390,8 +391,6 @@ class VideoPipeline(DiffusionPipeline):
         return self._finished(made, options.get("output_type", "np"), options.get("return_dict", True))
 
     def _finished(self, made: Iterator[Piece], output_type: str, return_dict: bool) -> VideoPipelineOutput | Any:
-        check_output_type(output_type)
-        if output_type == "latent":
-            raise ValueError("output_type='latent' is not offered here: use 'np', 'pt' or 'pil'")
+        check_frames_output(output_type)
         frames = to_output(torch.cat([piece.frames for piece in made], dim=2), output_type)
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)

@@ -195,8 +195,8 @@ def check_size(height: int, width: int, grid: int) -> None:
 
 def check_frames(name: str, frames: Tensor, size: tuple[int, ...] | None = None) -> None:
     """Raises ValueError unless ``frames`` are uint8 ``(t, h, w, 3)``, of this (height, width) if one is given."""
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
-        raise ValueError(f"{name} of {frames.dtype} {tuple(frames.shape)} must be uint8 (t, h, w, 3)")
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.numel():
+        raise ValueError(f"{name} of {frames.dtype} {tuple(frames.shape)} must be uint8 (t, h, w, 3), not empty")
     if size is not None and tuple(frames.shape[1:3]) != tuple(size):
         height, width = frames.shape[1:3]
         raise ValueError(f"{name} of {width}x{height} pixels must be of {size[1]}x{size[0]}, as all frames are")

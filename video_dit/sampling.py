@@ -65,8 +65,8 @@ class SamplingConfig:
 
     num_inference_steps: of the scheduler; the model is asked as often, or as `num_calls` says.
     guidance_scale: weight of classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598); 1 is none. None is 4
-        in a window of which nothing is known, and 1.5 in one that goes on from what is: guided by 4, objects change and
-        move too much there (docs/sampling.md).
+        in a window of which nothing is known or that changes what was there, and 1.5 in one that goes on from what is
+        known: guided by 4, objects change and move too much there (docs/sampling.md).
     context_level: noise level at which known latents are shown to the model.
     guidance_interval: levels, from low to high, within which classifier-free guidance acts (Kynkäänniemi et al., 2024,
         arXiv:2404.07724); at others the negative prompt costs nothing.
@@ -145,7 +145,8 @@ def sample_window(
     n, d = tokens.shape[1:]
     path = scheduler_alphas_cumprod(scheduler)  # None is the straight one
     path = path if path is None else path.to(device)
-    guided = GuidedModel(model, window_rows(model, prompts, config, tokens[:, layout.known], path, generator), layout)
+    rows = window_rows(model, prompts, config, tokens[:, layout.known], path, generator, edits=window.strength < 1)
+    guided = GuidedModel(model, rows, layout)
     if noise is None:
         made = randn_tensor((b, len(layout.made), d), generator=generator, device=device)
     else:
@@ -193,9 +194,16 @@ def window_layout(window: Window, patch_size: int) -> Layout:
 
 
 def window_rows(
-    model: VideoDiT, prompts: Prompts, config: SamplingConfig, known: Tensor, path: Tensor | None, generator: Generators
+    model: VideoDiT,
+    prompts: Prompts,
+    config: SamplingConfig,
+    known: Tensor,
+    path: Tensor | None,
+    generator: Generators,
+    edits: bool = False,
 ) -> list[Row]:
-    """What the model is asked about, the prompts first; ``known`` are tokens ``(b, n_known, d)``, without noise."""
+    """What the model is asked about, the prompts first; ``known`` are tokens ``(b, n_known, d)``, without noise. Edits,
+    which begin from what was there, are guided alike in all windows, so that none is weaker than the first."""
     by_history = config.history_guidance != 1 and known.shape[1] > 0
     context = known
     if known.shape[1] and (config.context_level > 0 or by_history):
@@ -203,7 +211,7 @@ def window_rows(
         context = add_noise(known, noise, torch.tensor(config.context_level, device=known.device), path)
     text = model.text_keys_values(prompts.embeds)
     rows = [Row(text, prompts.segments, context, config.context_level)]
-    scale = config.guidance(known.shape[1] > 0, getattr(model.config, "guidance_scale", None))
+    scale = config.guidance(known.shape[1] > 0 and not edits, getattr(model.config, "guidance_scale", None))
     if prompts.negative_embeds is not None and prompts.negative_segments is not None and scale != 1:
         negative = model.text_keys_values(prompts.negative_embeds), prompts.negative_segments
         rows.append(Row(*negative, context, config.context_level, scale, config.guidance_interval))

@@ -148,9 +148,11 @@ def check_scheduler(scheduler: Any, trained: dict[str, str]) -> None:
 
 def check_deterministic(scheduler: Any) -> None:
     """Raises ValueError where a scheduler adds noise as it goes, so that its steps cannot be followed back."""
-    if isinstance(scheduler, DDPMScheduler | EulerAncestralDiscreteScheduler):
+    config = scheduler.config
+    drawn = config.get("stochastic_sampling") or str(config.get("algorithm_type", "")).startswith("sde")
+    if drawn or isinstance(scheduler, DDPMScheduler | EulerAncestralDiscreteScheduler):
         name = type(scheduler).__name__
-        raise ValueError(f"scheduler={name} adds noise at each step, and cannot be followed back: use ddim")
+        raise ValueError(f"scheduler={name} adds noise at each step, and cannot be followed back: use the model's own")
 
 
 def check_steps(scheduler: Any, steps: int) -> None:
@@ -204,14 +206,12 @@ def ready_scheduler(
 
 def _last_timesteps(scheduler: Any, strength: float) -> Tensor:
     """Those timesteps of a scheduler of the vp path whose level is not above the strength; at least the last."""
-    timesteps = scheduler.timesteps
-    above = int(((timesteps + 1) / NUM_TRAIN_TIMESTEPS > strength + 1e-6).sum())
-    if above == 0 or strength == 1:
-        return timesteps
-    left = timesteps[min(above, len(timesteps) - 1) :]
-    if isinstance(scheduler, PNDMScheduler):  # which takes its first step twice
-        left = torch.cat([left[:2], left[1:]])
-    return left
+    if strength == 1:
+        return scheduler.timesteps
+    distinct = scheduler.timesteps.unique_consecutive()  # PNDM has the second twice: it takes its first step two times
+    above = int(((distinct + 1) / NUM_TRAIN_TIMESTEPS > strength + 1e-6).sum())
+    left = distinct[min(above, len(distinct) - 1) :]
+    return torch.cat([left[:2], left[1:]]) if isinstance(scheduler, PNDMScheduler) else left
 
 
 def noised(
