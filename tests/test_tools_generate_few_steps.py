@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from video_dit import VideoPipeline
-from video_dit.few_steps import FOLDER, steps_fact
+from video_dit.few_steps import FOLDER, STEPS, steps_fact
 from video_dit.lora import LoRAConfig, add_lora, save_lora
 
 Generate = Callable[..., int]
@@ -38,6 +41,10 @@ def test_it_is_taken_and_said_in_its_steps_and_all_else_is_as_without_it(
 ) -> None:
     lora = tmp_path / "lora"
     shutil.copytree(student, lora)
+    file = lora / LORA_WEIGHT_NAME_SAFE
+    with safe_open(file, framework="pt") as opened:
+        others = {name: value for name, value in opened.metadata().items() if name != STEPS}
+    save_file(load_file(file), file, metadata=others)  # no student any more
     of_model = [
         ["--steps", "3"],
         ["--steps", "30"],
@@ -93,3 +100,12 @@ def test_one_of_another_model_is_one_clear_line(
     assert generate("--prompt", "x", "--steps", "4") == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"generate.py: LoRA {student} was trained on another model") and "or remove" in line
+
+
+def test_a_student_is_not_guided_as_an_adapter(
+    generate: Generate, student: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--prompt", "x", "--seconds", "0.5", "--out", "a.mp4", "--lora", str(student)]
+    assert generate(*words) == 2
+    assert "is a student for few steps, made to be asked without guidance" in capsys.readouterr().err.splitlines()[-1]
+    assert generate(*words, "--guidance-scale", "1") == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from video_dit import VideoDiT, VideoPipeline
@@ -76,3 +77,20 @@ def test_one_that_is_of_other_weights_or_damaged_is_refused(folder: Path) -> Non
     for steps in (4, 30):
         with pytest.raises(ValueError, match=f"{file} is no safetensors file"):
             use_few_steps(load(folder), folder, steps, None, print)
+
+
+def test_half_a_pair_of_matrices_changes_nothing(folder: Path) -> None:
+    pipe, file = load(folder), folder / FOLDER / LORA_WEIGHT_NAME_SAFE
+    plain, state = weights(pipe), load_file(file)
+    with safe_open(file, framework="pt") as opened:
+        facts = opened.metadata()
+    last = max(name for name in state if ".lora_B." in name)
+    for broken in (
+        {name: tensor for name, tensor in state.items() if name != last},
+        state | {last: state[last][:, 0].contiguous()},
+        state | {last: state[last][:, :1].contiguous()},
+    ):
+        save_file(broken, file, metadata=facts)
+        with pytest.raises(ValueError, match=r"is damaged: .* do not fit; copy it again; or remove"):
+            load_few_steps(pipe, folder)
+        assert torch.equal(weights(pipe), plain)

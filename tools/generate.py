@@ -119,15 +119,15 @@ def videos_of(args: argparse.Namespace) -> list[Video]:
     ]
 
 
-def expanded(args: argparse.Namespace, videos: list[Video]) -> list[Video]:
+def expanded(args: argparse.Namespace, folder: Path, videos: list[Video]) -> list[Video]:
     """With their prompts told in full, as ``--expand-prompt`` asks; says them."""
     from video_dit.model_folder import check_model_folder
     from video_dit.prompt_expansion import expanded_prompts
 
-    check_model_folder(args.model)
+    check_model_folder(folder, published=True)
     asked = [(video.prompt, video.seed) for video in videos]
     place, examples = choose_device(args.device), args.expand_examples or ()
-    prompts = expanded_prompts(asked, args.expand_prompt, args.model, place, examples, say)
+    prompts = expanded_prompts(asked, args.expand_prompt, folder, place, examples, say)
     return [replace(video, prompt=prompt) for video, prompt in zip(videos, prompts, strict=True)]
 
 
@@ -251,10 +251,10 @@ def run(args: argparse.Namespace) -> None:
 
     prompts = [PromptSchedule.parse(video.prompt) for video in videos]
     sampling_config(args)  # what is out of range is refused before a model is loaded
-    if args.expand_prompt:
-        videos = expanded(args, videos)
-        prompts = [PromptSchedule.parse(video.prompt) for video in videos]
     folder, args.model = find_model(args.model)
+    if args.expand_prompt:
+        videos = expanded(args, folder, videos)
+        prompts = [PromptSchedule.parse(video.prompt) for video in videos]
     pipe = load_pipeline(folder, args.device, args.dtype)
     use_flash_attention_3()
     if args.lora:
@@ -264,7 +264,7 @@ def run(args: argparse.Namespace) -> None:
     if args.scheduler:
         choose_scheduler(pipe, args.scheduler)
     check_frame_rate(videos[0].path, args.frame_rate or pipe.frame_rate)
-    request = in_few_steps(args, pipe, request_of(args, pipe, say), say)
+    request = in_few_steps(args, folder, pipe, request_of(args, pipe, say), say)
     remembers = not args.pictures and videos[0].path.suffix.lower() in COMMENTED
     notes = Notes(args, pipe, request) if remembers else None
     loaded = time.perf_counter()

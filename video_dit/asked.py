@@ -4,11 +4,12 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from data.generate_options import ADDED_SECONDS, FRACTION
 from video_dit.editing import known_tokens, repeat_last, uncropped
-from video_dit.few_steps import use_few_steps
+from video_dit.few_steps import FOLDER, is_student, use_few_steps
 from video_dit.pieces import made_frames
 from video_dit.pipeline import VideoPipeline
 from video_dit.request import Keyframe, Mode, PromptSchedule, VideoRequest
@@ -128,14 +129,19 @@ def with_video(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequ
     return asked
 
 
-def in_few_steps(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequest, say: Say) -> VideoRequest:
-    """By the student that the model's folder has for so few steps, without guidance, unless an option asks for what a
-    student does not do."""
+def in_few_steps(
+    args: argparse.Namespace, folder: Path, pipe: VideoPipeline, request: VideoRequest, say: Say
+) -> VideoRequest:
+    """By the student that the model's ``folder`` has for so few steps, without guidance, unless an option asks for what
+    a student does not do. ValueError where one would be guided that is given as an adapter."""
+    if args.lora and args.guidance_scale is None and is_student(args.lora):
+        fix = f"add --guidance-scale 1, or copy it into the model's folder as {FOLDER}/"
+        raise ValueError(f"--lora {args.lora} is a student for few steps, made to be asked without guidance: {fix}")
     sampling = request.sampling
     guided = args.negative_prompt or sampling.history_guidance != 1 or sampling.guidance_interval != (0.0, 1.0)
     if args.lora or guided or args.scheduler not in (None, "euler") or request.mode == "interpolate":
         return request
-    scale = use_few_steps(pipe, args.model, args.steps, args.guidance_scale, say)
+    scale = use_few_steps(pipe, folder, args.steps, args.guidance_scale, say)
     return replace(request, sampling=replace(sampling, guidance_scale=scale))
 
 

@@ -30,10 +30,18 @@ def student_steps(folder: Path) -> range:
     file = folder / FOLDER / LORA_WEIGHT_NAME_SAFE
     if not file.is_file():
         return range(0)
-    fewest, _, most = lora_facts(file).get(STEPS, "").partition("-")
+    try:
+        fewest, _, most = lora_facts(file).get(STEPS, "").partition("-")
+    except ValueError as error:
+        raise ValueError(f"{error}, or remove {folder / FOLDER}, to sample without it") from None
     if not (fewest.isdigit() and most.isdigit()):
         raise ValueError(f"{file} does not say for which steps it was made: remove it, or copy tools/distill.py's here")
     return range(int(fewest), int(most) + 1)
+
+
+def is_student(path: Path) -> bool:
+    """Whether the adapter in a file, or in the folder that it lies in, is a student; ValueError where there is none."""
+    return STEPS in lora_facts(path)
 
 
 def load_few_steps(pipe: VideoPipeline, folder: Path) -> None:

@@ -160,6 +160,11 @@ def _read_for(transformer: "VideoDiT", path: Path) -> tuple[dict[str, Tensor], d
     told = metadata.get("base_fingerprint")
     if told is not None and told != fingerprint(transformer):
         raise ValueError(f"LoRA {path} was trained on another model: use --model {metadata.get('base', '…')}")
+    ranks = {name: tensor.shape[1 if ".lora_B." in name else 0] for name, tensor in state.items() if tensor.ndim == 2}
+    for name in state:
+        other = name.replace(".lora_A.", ".lora_B.") if ".lora_A." in name else name.replace(".lora_B.", ".lora_A.")
+        if name not in ranks or ranks[name] != ranks.get(other):
+            raise ValueError(f"LoRA {path} is damaged: {name} and its other half do not fit; copy it again")
     sizes = {name: tuple(module.weight.shape) for name, module in transformer.named_modules() if _is_linear(module)}
     for name, tensor in state.items():
         layer, _, half = name.removeprefix(f"{PREFIX}.").rpartition(".lora_")

@@ -13,7 +13,7 @@ WEIGHTED = ("transformer", "transformer_2", "vae", "text_encoder")
 FILES = (
     "model_index.json",
     *(f"{part}/*.{suffix}" for part in WEIGHTED for suffix in ("json", "safetensors")),
-    *("tokenizer/*.json", "tokenizer/*.model", "scheduler/*.json"),
+    *("tokenizer/*.json", "tokenizer/*.model", "scheduler/*.json", "few_steps/*.safetensors", "config.yaml"),
 )
 
 

@@ -134,6 +134,7 @@ def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
     pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
     scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
+    options = replace(options, guidance_scale=scale)
     height, width = pipe.sizes[0]
     num_frames = 1 + pipe.codec.frame_rule[0] * (pipe.window - 1)
     told: dict[str, list[tuple[bool, bool]]] = {name: [] for name in ("colour changed", "motion stayed", "same object")}
@@ -147,7 +148,7 @@ def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
         how: dict[str, Any] = {
             "frame_rate": FRAME_RATE,
             "num_inference_steps": options.steps,
-            "guidance_scale": scale,
+            "guidance_scale": options.guidance_scale,
         }
         generators = (torch.Generator().manual_seed(options.seed + number) for _ in range(2))
         prompt, own = recoloured(subject).caption(), subject.scene.caption()

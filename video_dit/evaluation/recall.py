@@ -13,6 +13,7 @@ from data.manifest_clips import ManifestClips
 from data.sheet import write_rows
 from data.transforms import to_float, to_uint8
 from video_dit.evaluation.vae import find_device
+from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
@@ -66,6 +67,7 @@ def evaluate_recall(options: RecallOptions, say: Callable[[str], None]) -> dict:
     device = find_device(options.device)
     pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
     pipe.set_progress_bar_config(leave=False, disable=None)
+    scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
     sizes = {size: clip_latents(pipe, options.manifest, size) for size in sorted(set(pipe.sizes))}
     clips = manifest_clips(pipe, options.manifest, sorted(sizes))
     texts = [clips.text(index, 0) for index in range(len(clips))]
@@ -81,7 +83,7 @@ def evaluate_recall(options: RecallOptions, say: Callable[[str], None]) -> dict:
             height=shape.height,
             width=shape.width,
             num_inference_steps=options.steps,
-            guidance_scale=options.guidance_scale,
+            guidance_scale=scale,
             generator=generator,
             output_type="latent",
         )
