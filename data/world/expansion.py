@@ -46,7 +46,8 @@ def expand(texts: Sequence[str], seed: int, fits: Callable[[str], bool]) -> Expa
         whole = _is_whole(prompt) and not unknown_words(text) and fits(text)
         told = text if whole else _told(prompt, facts, fits)
         if told is None:
-            notes.append(f"prompt={text!r} stays as it is: no caption that is short enough says all of it")
+            which = "of the world" if _told(prompt, facts, lambda caption: True) is None else "that is short enough"
+            notes.append(f"prompt={text!r} stays as it is: no caption {which} says all of it")
         expanded.append(told or text)
     return Expansion(tuple(expanded), tuple(notes))
 
@@ -116,7 +117,11 @@ def _relations(facts: Facts, stream: random.Random) -> tuple[Relation, ...]:
 
 
 def _told(prompt: Prompt, facts: Facts, fits: Callable[[str], bool]) -> str | None:
-    """The longest caption of the facts that says all that the prompt does, and fits."""
+    """The longest caption of the facts that says all that the prompt does, and fits; no caption tells of an object that
+    meets two others."""
+    met = [index for pair in facts.pairs for index in pair]
+    if len(set(met)) < len(met):
+        return None
     asked = len(prompt.relations)
     for most, untold in [(2, 0), (1, 0), *((0, number) for number in range(1 + len(SHORTER)))]:
         shorter = _without(SHORTER[:untold], prompt, facts)
