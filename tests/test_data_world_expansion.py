@@ -177,6 +177,8 @@ def test_a_prompt_about_nothing_in_the_world_is_one_clear_line(text: str) -> Non
         "a cone hits a ball and passes behind a cube",
         "a ball hits a cube and the cube passes behind a cone",
         "a ball is hit by a cube which passes behind a cone",
+        "a cone hits a cube which passes behind the cube",
+        "a ring passes behind a big red cone and hits the cone collide",
         "a ball hits a cube and the cube hits the ball",
         "a ball hits a cube, the cube hits a cone, the cone hits the ball",
         "a ball collides with the cube rolls into a big cube is right of the ball hits a blue sphere",
@@ -199,7 +201,7 @@ def test_words_of_the_world_in_any_order_are_told_or_one_clear_line() -> None:
         *("while the camera pans,", ",", "and", "of which"),
     )
     told_anew = 0
-    for _ in range(300):
+    for _ in range(400):
         texts = [
             " ".join(stream.choice(part) for _ in range(stream.randint(1, 4)) for part in (names, words))
             for _ in range(stream.randint(1, 2))
