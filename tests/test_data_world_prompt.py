@@ -202,3 +202,24 @@ def test_a_prompt_without_an_object_is_one_clear_line(text: str) -> None:
         read_prompt(text)
     assert all(word in str(error.value) for words in SHAPE_WORDS.values() for word in words)
     assert set(SHAPE_WORDS) == set(SHAPES) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a ball is hit by a cube",
+        "a ball gets struck by a cube",
+        "a ball, hit by a cube",
+        "a cube struck the ball, a ball",
+    ],
+)
+def test_who_is_hit_by_another_does_not_hit_it(text: str) -> None:
+    prompt = read_prompt(text)
+    names = [obj.shape for obj in prompt.objects]
+    assert [(names[one], names[other]) for one, other in prompt.pairs] == [("cube", "sphere")]
+    assert unknown_words(text) in ((), ("gets",))
+
+
+def test_who_is_hit_collides_whoever_it_is_that_hits() -> None:
+    assert read_prompt("a ball is hit by night").objects == (told("sphere", motion="collide"),)
+    assert read_prompt("a cube and a ball that is hit").pairs == ((0, 1),)

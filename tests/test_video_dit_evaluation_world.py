@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_language import save_writer
 
 from data.world import is_held_out
 from video_dit import VideoPipeline
@@ -64,13 +65,30 @@ def test_prompts_may_be_told_in_full_for_the_model(options: WorldOptions, tiny_p
     tiny_pipe.tokenizer.model_max_length = 200
     tiny_pipe.save_pretrained(options.model)
     part, cpu = PromptSet("two", ["a red ball", "a red ball"], []), torch.device("cpu")
-    assert told_in_full(part, options, cpu) is part
+    sets, lines = [part, replace(part, first_seed=1)], list[str]()
+    assert told_in_full(sets, options, cpu, lines.append) == sets
     options = replace(options, expand_prompt="world")
-    told = told_in_full(part, options, cpu)
-    assert replace(told, texts=part.texts) == part
+    told, later = told_in_full(sets, options, cpu, lines.append)
+    assert replace(told, texts=part.texts) == part and later.first_seed == 1
     assert told.texts[0] != told.texts[1] and all("red" in text and "camera" in text for text in told.texts)
-    later = told_in_full(replace(part, first_seed=1), options, cpu)
     assert later.texts[0] == told.texts[1] != later.texts[1]
+    assert not lines
+
+
+def test_what_there_is_to_know_of_prompts_told_in_full_is_said(
+    options: WorldOptions, tiny_pipe: VideoPipeline, tmp_path: Path
+) -> None:
+    """Once, for all sets."""
+    tiny_pipe.save_pretrained(options.model)
+    save_writer(tmp_path / "mute", "causal")
+    sets, lines = [PromptSet("one", ["a ball"], []), PromptSet("two", ["a cube", "a ball"], [], 1)], list[str]()
+    options = replace(options, expand_prompt=str(tmp_path / "mute"))
+    assert told_in_full(sets, options, torch.device("cpu"), lines.append) == sets
+    notes = [
+        f"prompt={text!r} stays as it is: --expand-prompt {tmp_path / 'mute'} says nothing of use"
+        for text in ("a ball", "a cube")
+    ]
+    assert lines == notes
 
 
 def test_samples_do_not_depend_on_the_batch(options: WorldOptions, tiny_pipe: VideoPipeline) -> None:

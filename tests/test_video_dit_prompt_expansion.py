@@ -113,3 +113,18 @@ def test_captions_that_a_model_was_trained_on_are_found_in_its_folder(model: Pat
     manifest = f"data:\n  manifest: {tmp_path / 'index.csv'}\n"
     assert found(manifest) == ["caption 0", "caption 3", "caption 6"]
     assert found(manifest, most=5) == [] and found("data: {}\n") == [] and found("data:\n  manifest: gone.csv\n") == []
+    for damaged in ("data: [", "- data", "data", "data:\n  manifest: 5\n", "data:\n  manifest: ${gone}\n", "data: 3"):
+        assert found(damaged) == [], damaged
+    (model / "config.yaml").write_bytes(b"\xff\xfe\xfa")
+    assert training_captions(model, lambda text: True) == []
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", "[]"])
+def test_a_damaged_tokenizer_of_the_video_model_is_one_clear_line(damage: str, expanded: Expand, model: Path) -> None:
+    for path in (model / "tokenizer").iterdir():
+        path.write_text(damage)
+    with pytest.raises(
+        ValueError, match=f"--expand-prompt world: {model / 'tokenizer'} holds no tokenizer that loads: "
+    ) as error:
+        expanded("world", "a ball")
+    assert "\n" not in str(error.value)

@@ -69,6 +69,17 @@ def test_a_model_that_reads_too_little_is_one_clear_line(reader: PreTrainedToken
         Rewriter(str(tmp_path), CPU, EXAMPLES, reader)(PROMPT)
 
 
+@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% if %}", "{{ messages + 1 }}"])
+def test_a_chat_template_that_fails_is_one_clear_line(
+    template: str, reader: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    save_writer(tmp_path, "chat")
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match=f"--expand-prompt {tmp_path}: its chat template fails: .") as error:
+        Rewriter(str(tmp_path), CPU, EXAMPLES, reader)(PROMPT)
+    assert "\n" not in str(error.value)
+
+
 def test_the_question_ends_where_the_caption_begins() -> None:
     asked = question(PROMPT, "A dog sleeps.", ("a cat sits, in the sun",), 40)
     assert asked.endswith(f"Short: a cat sits\nCaption: a cat sits, in the sun\n\nShort: {PROMPT}\nCaption:")
@@ -118,7 +129,7 @@ def test_what_is_no_text_model_is_one_clear_line(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     CLIPTextModel(CLIPTextConfig(vocab_size=20, **sizes)).save_pretrained(tmp_path / "clip")
     (tmp_path / "empty").mkdir()
-    for name in ("damaged", "cut", "other", "mute"):
+    for name in ("damaged", "cut", "other", "mute", "no size", "no words"):
         shutil.copytree(tmp_path / "whole", tmp_path / name)
     (tmp_path / "damaged" / "config.json").write_text("{")
     weights = tmp_path / "cut" / "model.safetensors"
@@ -127,10 +138,15 @@ def test_what_is_no_text_model_is_one_clear_line(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": 64'))
     for path in (tmp_path / "mute").glob("tokenizer*"):
         path.unlink()
+    config = tmp_path / "no size" / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": "x"'))
+    (tmp_path / "no words" / "tokenizer.json").write_text("{}")
     sayings = {
         "gone": "no such folder: give a text model's, its name on the Hugging Face Hub, or world",
         "clip": "no text model that loads: it is of the type clip_text_model",
-        **dict.fromkeys(("empty", "damaged", "cut", "other", "mute"), "no text model that loads: "),
+        **dict.fromkeys(
+            ("empty", "damaged", "cut", "other", "mute", "no size", "no words"), "no text model that loads: "
+        ),
     }
     for name, saying in sayings.items():
         with pytest.raises(ValueError, match=f"--expand-prompt {tmp_path / name}: {saying}") as error:

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoTokenizer
+from yaml import YAMLError
 
 from data.manifest import read_manifest
 from data.world import sample_scene
 from data.world.expansion import Expansion, expand
+from vae3d.interop import DAMAGE, one_line
 from video_dit.request import PromptSchedule
 from video_dit.rewriter import EXAMPLES, Rewriter, can_read
 
@@ -28,7 +31,23 @@ def expanded_prompts(
     examples: Sequence[str],
     say: Callable[[str], None],
 ) -> list[str]:
-    """Prompts or prompt schedules told in full, the same each time.
+    """Prompts or prompt schedules told in full, as `told_prompts`.
+
+    Args:
+        say: takes a line for each that is new, and what there is to know of it.
+    Raises:
+        ValueError: as `told_prompts`.
+    """
+    told = told_prompts(asked, expander, model, device, examples)
+    for line in dict.fromkeys(line for text, notes in told for line in (*notes, f"prompt: {text}")):
+        say(line)
+    return [text for text, _ in told]
+
+
+def told_prompts(
+    asked: Sequence[tuple[str, int]], expander: str, model: Path, device: torch.device, examples: Sequence[str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Prompts or prompt schedules told in full, the same each time, each with what there is to know of it.
 
     Args:
         asked: prompts, each with the seed of its video, by which the world's rules draw what it leaves unsaid.
@@ -37,12 +56,16 @@ def expanded_prompts(
         model: folder of the video model, whose tokenizer knows how much of a caption it reads.
         examples: captions in whose style a language model writes; if there are none, some that the video model was
             trained on, where its folder tells, else `EXAMPLES`.
-        say: takes a line for each that is new, and what there is to know of it.
     Raises:
-        ValueError: as `data.world.expansion.expand`, `Rewriter` and `PromptSchedule.parse`.
+        ValueError: as `data.world.expansion.expand`, `Rewriter` and `PromptSchedule.parse`, or the video model's
+            tokenizer cannot be loaded.
     """
     schedules = [PromptSchedule.parse(prompt) for prompt, _ in asked]
-    tokenizer = AutoTokenizer.from_pretrained(model / "tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model / "tokenizer")
+    except (*DAMAGE, ImportError) as error:
+        damaged = f"{model / 'tokenizer'} holds no tokenizer that loads: {one_line(error)}: copy the folder again"
+        raise ValueError(f"--expand-prompt {expander}: {damaged}") from None
     fits = partial(can_read, tokenizer)
     if expander == WORLD:
         found = [expand(one.texts, seed, fits) for one, (_, seed) in zip(schedules, asked, strict=True)]
@@ -52,27 +75,23 @@ def expanded_prompts(
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    told: list[str] = []
-    lines: dict[str, None] = {}
-    for schedule, expansion in zip(schedules, found, strict=True):
-        told.append(_told(schedule.starts, expansion.texts))
-        lines |= dict.fromkeys((*expansion.notes, f"prompt: {told[-1]}"))
-    for line in lines:
-        say(line)
-    return told
+    return [
+        (_told(schedule.starts, expansion.texts), expansion.notes)
+        for schedule, expansion in zip(schedules, found, strict=True)
+    ]
 
 
 def training_captions(model: Path, fits: Callable[[str], bool]) -> list[str]:
     """Some that a model was trained on, of those that it reads to their end; none where its folder does not tell of
-    which clips, or their manifest is not there."""
+    which clips, or what tells of them is not there or damaged."""
     settings = model / "config.yaml"
-    manifest = OmegaConf.select(OmegaConf.load(settings), "data.manifest") if settings.is_file() else None
-    if manifest is None:
-        return []
     try:
+        manifest = OmegaConf.select(OmegaConf.load(settings), "data.manifest") if settings.is_file() else None
+        if not isinstance(manifest, str):
+            return []
         of_clips = (record.text for record in read_manifest(manifest, "train")) if manifest else _of_the_world()
         captions = [caption for caption in dict.fromkeys(of_clips) if caption.strip() and fits(caption)]
-    except ValueError:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return []
     return captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from jinja2 import TemplateError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from data.captions import WHAT_IS_TOLD, no_model
+from vae3d.interop import DAMAGE, one_line
 from video_dit.layers import fast_dtype
 
 EXAMPLES = (
@@ -62,8 +63,9 @@ def load_language_model(name: str, device: torch.device) -> tuple[Any, Any]:
         model, loading = loaded
         if loading["missing_keys"]:
             raise ValueError(f"it has no weights for {sorted(loading['missing_keys'])[0]}")
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ValueError(no_model(given, "text", error)) from None
+    except (*DAMAGE, ImportError) as error:
+        reason = ValueError(f"a file of it lacks {error}") if isinstance(error, KeyError) else error
+        raise ValueError(no_model(given, "text", reason)) from None
     return tokenizer, model.to(device).eval()
 
 
@@ -95,7 +97,7 @@ class Rewriter:
         Args:
             before: the caption of what the video shows until then.
         Raises:
-            ValueError: the question is longer than the model reads.
+            ValueError: the question is longer than the model reads, or its chat template fails.
         """
         answer = tidied(self._answer(question(prompt, before, self.examples, self.words)), prompt)
         caption = shortened(answer, lambda text: can_read(self.text_tokenizer, text))
@@ -104,14 +106,18 @@ class Rewriter:
     @torch.no_grad()
     def _answer(self, asked: str) -> str:
         if self.tokenizer.chat_template:
-            inputs = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": asked}],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                enable_thinking=False,  # which templates of models that think ask for
-            )
+            try:
+                inputs = self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": asked}],
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=True,
+                    return_tensors="pt",
+                    enable_thinking=False,  # which templates of models that think ask for
+                )
+            except (*DAMAGE, ImportError, TemplateError) as error:
+                reason = f"its chat template fails: {one_line(error)}"
+                raise ValueError(f"{self.given}: {reason}: choose another model") from None
         else:
             inputs = self.tokenizer(asked, return_tensors="pt")
         ids, mask = (inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask"))

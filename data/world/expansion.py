@@ -10,11 +10,12 @@ from data.world.completion import complete
 from data.world.placement import Words, place
 from data.world.prompt import ObjectWords, Prompt, read_prompt, unknown_words
 from data.world.scene import COUNT_WEIGHTS, Scene
-from data.world.words import MOTION_WAYS
+from data.world.words import MOTION_WAYS, PAIR_PHRASES
 
 ATTEMPTS = {False: 3, True: 10}  # to find a scene, and one in which relations hold that are said
 SHORTER = ("material", "size", "direction", "time_of_day", "ground", "camera", "motion")
 """What is left untold, one after the other, where a caption is too long: of that which nobody said."""
+BOTH_HIT = ("collide", "collide")
 OPPOSITE = {"right of": "left of", "in front of": "behind"}
 
 
@@ -46,7 +47,8 @@ def expand(texts: Sequence[str], seed: int, fits: Callable[[str], bool]) -> Expa
         whole = _is_whole(prompt) and not unknown_words(text) and fits(text)
         told = text if whole else _told(prompt, facts, fits)
         if told is None:
-            notes.append(f"prompt={text!r} stays as it is: no caption that is short enough says all of it")
+            which = "of the world" if _told(prompt, facts, lambda caption: True) is None else "that is short enough"
+            notes.append(f"prompt={text!r} stays as it is: no caption {which} says all of it")
         expanded.append(told or text)
     return Expansion(tuple(expanded), tuple(notes))
 
@@ -95,11 +97,27 @@ def _facts(texts: Sequence[str], prompts: Sequence[Prompt], seed: int) -> list[F
     return drawn[0]
 
 
+def _meet_in_pairs(facts: Facts) -> bool:
+    """Whether each object that hits or passes another is in a pair for it, and none in two, as captions have it."""
+    met = [index for pair in facts.pairs for index in pair]
+    does = [obj.motion for obj in facts.objects]
+    for one, other in facts.pairs:
+        if does[one] not in PAIR_PHRASES or (does[other] in PAIR_PHRASES and (does[one], does[other]) != BOTH_HIT):
+            return False
+    alone = [motion for index, motion in enumerate(does) if index not in met]
+    return len(set(met)) == len(met) and not set(alone) & set(PAIR_PHRASES)
+
+
 def _may_be_placed(facts: Facts) -> bool:
     """Whether the world may hold a scene of several such objects."""
     names = {(obj.shape, obj.colour) for obj in facts.objects}
     standing = all(facts.objects[other].motion in ("stay", "collide") for _, other in facts.pairs)
-    return 1 < len(names) == len(facts.objects) <= len(COUNT_WEIGHTS) and len(facts.pairs) < 2 and standing
+    return (
+        _meet_in_pairs(facts)
+        and 1 < len(names) == len(facts.objects) <= len(COUNT_WEIGHTS)
+        and len(facts.pairs) < 2
+        and standing
+    )
 
 
 def _relations(facts: Facts, stream: random.Random) -> tuple[Relation, ...]:
@@ -117,6 +135,8 @@ def _relations(facts: Facts, stream: random.Random) -> tuple[Relation, ...]:
 
 def _told(prompt: Prompt, facts: Facts, fits: Callable[[str], bool]) -> str | None:
     """The longest caption of the facts that says all that the prompt does, and fits."""
+    if not _meet_in_pairs(facts):
+        return None
     asked = len(prompt.relations)
     for most, untold in [(2, 0), (1, 0), *((0, number) for number in range(1 + len(SHORTER)))]:
         shorter = _without(SHORTER[:untold], prompt, facts)

@@ -35,6 +35,7 @@ _SPELLINGS = (
     (r"\bmatt\b", "matte"),
     (r"\btravelling\b", "traveling"),
     (r"\bdo(?:es)?n't\b", "does not"),
+    (r"\bstruck\b", "strike"),
     (r"\bsmaller than\b", "smaller_than"),
     (r"\bjump(?:s|ing)?\b", "bounces"),
     (r"\b(?:and )?(?:hit|strik)(?:s|es|e|ting|ing)? the (?:ground|floor)\b", ""),
@@ -115,7 +116,7 @@ def read_prompt(text: str) -> Prompt:
             pairs.append((mention.index, following))
             continue
         if struck := _strikes(mention.said, following is not None):
-            partner = following if struck == "next" else earlier
+            partner = earlier if struck == "another" else following
             for index in (mention.index, partner):
                 if index is not None:
                     objects[index] = _moving(objects[index], "collide", mention.said)
@@ -283,15 +284,17 @@ def _passes(text: str) -> bool:
 
 
 def _strikes(text: str, named: bool) -> str | None:
-    """Whether a text says that an object collides: with the "next" one named, or, as "they collide", another."""
+    """Whether a text says that an object collides: with the "next" one named, hit "by" that one, or, as "they
+    collide" and "it is hit", with "another"."""
     own = {verb for phrases in MOTION_PHRASES.values() for phrase in phrases for verb in marked_verbs(phrase)}
     cues = {verb for phrase in PAIR_PHRASES["collide"] for verb in marked_verbs(phrase)} - own
     found = re.search(rf"\b{_any_of(cues)}\b(?P<next>(?: (?:into|with|by|against))?$)?", text)
     if found is None:
         return None
     if named and found["next"] is not None:
-        return "next"
-    return "another" if found[0].startswith("collide") else None
+        return "by" if found["next"].endswith("by") else "next"
+    is_hit = re.search(r"\b(?:is|are|get|gets|being) $", text[: found.start()])
+    return "another" if is_hit or found[0].startswith("collide") else None
 
 
 def _moving(obj: ObjectWords, motion: str, text: str) -> ObjectWords:

@@ -1,8 +1,9 @@
 """How much of what their prompts say a model's samples show, as the judge of the world reads them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import mean
 
@@ -33,7 +34,7 @@ from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
-from video_dit.prompt_expansion import expanded_prompts
+from video_dit.prompt_expansion import told_prompts
 
 HELD_OUT = "held-out triples"
 UNSEEN = 20_000_000  # seeds from here on: scenes that the judge never saw
@@ -129,13 +130,18 @@ class ClipFormat:
         return torch.stack(clips)
 
 
-def told_in_full(part: PromptSet, options: WorldOptions, device: torch.device) -> PromptSet:
-    """With what the model is given for each prompt."""
+def told_in_full(
+    sets: Sequence[PromptSet], options: WorldOptions, device: torch.device, say: Callable[[str], None]
+) -> list[PromptSet]:
+    """With what the model is given for each prompt; what there is to know of that is said."""
     if not options.expand_prompt:
-        return part
-    asked = [(text, options.seed + part.first_seed + number) for number, text in enumerate(part.texts)]
-    texts = expanded_prompts(asked, options.expand_prompt, options.model, device, (), lambda line: None)
-    return replace(part, texts=texts)
+        return list(sets)
+    asked = [(text, options.seed + part.first_seed + number) for part in sets for number, text in enumerate(part.texts)]
+    told = told_prompts(asked, options.expand_prompt, options.model, device, ())
+    for note in dict.fromkeys(note for _, notes in told for note in notes):
+        say(note)
+    texts = iter([text for text, _ in told])
+    return [replace(part, texts=list(islice(texts, len(part.texts)))) for part in sets]
 
 
 def make_samples(pipe: VideoPipeline, part: PromptSet, clip_format: ClipFormat, options: WorldOptions) -> Tensor:
@@ -216,7 +222,7 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     sets = prompt_sets(options)
     prompts = [read_prompts(part.texts) for part in sets]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    told_sets = [told_in_full(part, options, device) for part in sets]
+    told_sets = told_in_full(sets, options, device, say)
     judge = Judge.load(options.judge).to(device)
     pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
     scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
