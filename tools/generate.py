@@ -45,30 +45,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parse(arguments, __doc__ or "", MODEL)
 
 
-def choose_device(name: str) -> "torch.device":
-    """Raises ValueError where there is no such device."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(name)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return place
-
-
 def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     """The pipeline in ``folder``. "auto" takes CUDA where it is, and 16 bits where they are fast."""
     import torch
 
-    from video_dit.layers import fast_dtype
+    from video_dit.layers import fast_dtype, find_device
     from video_dit.model_folder import check_model_folder
     from video_dit.pipeline import VideoPipeline
 
     name = check_model_folder(folder, published=True)
-    place = choose_device(device)
+    place = find_device(device)
     kind = fast_dtype(place) if dtype == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     if name == "WanPipeline":
         from video_dit.published import load_wan
@@ -121,12 +107,13 @@ def videos_of(args: argparse.Namespace) -> list[Video]:
 
 def expanded(args: argparse.Namespace, folder: Path, videos: list[Video]) -> list[Video]:
     """With their prompts told in full, as ``--expand-prompt`` asks; says them."""
+    from video_dit.layers import find_device
     from video_dit.model_folder import check_model_folder
     from video_dit.prompt_expansion import expanded_prompts
 
     check_model_folder(folder, published=True)
     asked = [(video.prompt, video.seed) for video in videos]
-    place, examples = choose_device(args.device), args.expand_examples or ()
+    place, examples = find_device(args.device), args.expand_examples or ()
     prompts = expanded_prompts(asked, args.expand_prompt, folder, place, examples, say)
     return [replace(video, prompt=prompt) for video, prompt in zip(videos, prompts, strict=True)]
 

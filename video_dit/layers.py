@@ -23,6 +23,17 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA if it is there. ValueError where it is not."""
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    return place
+
+
 def sinusoid(values: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
     """Sines and cosines of ``values (l,)`` at geometric frequencies, ``(l, channels)`` fp32; channels even."""
     exponents = torch.arange(channels // 2, dtype=torch.float32, device=values.device) / (channels // 2)

@@ -30,7 +30,7 @@ from video_dit.evaluation.speed import (
     measure_encode,
     measure_stream,
 )
-from video_dit.evaluation.vae import find_device
+from video_dit.layers import find_device
 
 
 @dataclass(frozen=True)

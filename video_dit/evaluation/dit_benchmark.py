@@ -25,7 +25,7 @@ from video_dit.evaluation.dit_speed import DiTSpeedOptions, Phase, Timed, measur
 from video_dit.evaluation.fill import FillOptions, draw_clips
 from video_dit.evaluation.requirements import Requirement
 from video_dit.evaluation.speed import in_own_process
-from video_dit.evaluation.vae import find_device
+from video_dit.layers import find_device
 
 FASTER, FASTER_PER_FRAME = 1.5, 3.0
 """How many times as fast as the fastest peer ours must be, and with a level per frame as Wan."""

@@ -20,10 +20,9 @@ from data.world.scene import Scene
 from data.world.score import Share, true_owners
 from data.world.words import family_of
 from video_dit.evaluation.requirements import Requirement
-from video_dit.evaluation.vae import find_device
 from video_dit.evaluation.world import UNSEEN, share_as_json, through_codec
 from video_dit.few_steps import use_few_steps
-from video_dit.layers import fast_dtype
+from video_dit.layers import fast_dtype, find_device
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
 

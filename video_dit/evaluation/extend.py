@@ -27,9 +27,8 @@ from video_dit.evaluation.extend_report import (
 from video_dit.evaluation.judged import judge_clips
 from video_dit.evaluation.measures import Figures, expected_of_given, expected_of_truth, measure
 from video_dit.evaluation.unseen import UnseenClip, real_clips, world_clips
-from video_dit.evaluation.vae import find_device
 from video_dit.few_steps import use_few_steps
-from video_dit.layers import fast_dtype
+from video_dit.layers import fast_dtype, find_device
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
 from video_dit.sampling import SamplingConfig

@@ -12,9 +12,8 @@ from tqdm import tqdm
 from data.manifest_clips import ManifestClips
 from data.sheet import write_rows
 from data.transforms import to_float, to_uint8
-from video_dit.evaluation.vae import find_device
 from video_dit.few_steps import use_few_steps
-from video_dit.layers import fast_dtype
+from video_dit.layers import fast_dtype, find_device
 from video_dit.model_folder import check_model_folder
 from video_dit.pipeline import VideoPipeline
 

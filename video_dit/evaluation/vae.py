@@ -17,7 +17,7 @@ from data.world import sample_scene
 from vae3d import LatentCodec
 from vae3d.metrics import blocking_in_space, blocking_in_time, error_flicker, psnr, ssim
 from video_dit.evaluation.pairs import Pair
-from video_dit.layers import fast_dtype
+from video_dit.layers import fast_dtype, find_device
 
 WORLD_RATE = 8.0
 SHOWN = {"world": 2, "real": 6}  # clips of each group that are kept to look at
@@ -65,17 +65,6 @@ class Figures:
         """A row under `HEADING`."""
         blocking = f"{self.blocking_in_time:16.3f}  {self.blocking_in_space:8.3f}"
         return f"{self.psnr:7.2f}  {self.ssim:6.4f}  {self.flicker:7.5f}  {blocking}  {name}"
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA if it is there. ValueError where it is not."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    return place
 
 
 def load_codec(options: VAEOptions) -> LatentCodec:
