@@ -240,7 +240,7 @@ def test_mistakes_are_one_line(tiny_pipe: VideoPipeline, options: dict[str, Any]
     [
         (video(9), {"direction": "sideways"}, "direction='sideways' must be 'forward', 'backward' or 'both'"),
         (video(4), {}, "the video has 4 frames at 8 a second and must have at least 5"),
-        (video(9)[:0], {}, "the video has 0 frames at 8 a second and must have at least 5"),
+        (video(9)[:0], {}, r"frames of torch.uint8 \(0, 32, 32, 3\) must be uint8 \(t, h, w, 3\), not empty"),
         (video(9), {"seconds": 0}, "seconds=0 must be above 0"),
         (video(9), {"seconds": -1.0}, "seconds=-1.0 must be above 0"),
         (video(9), {"seconds": float("nan")}, "seconds=nan must be above 0"),
