@@ -78,6 +78,12 @@ def to_uint8(frames: Tensor) -> Tensor:
     return rearrange(levels, "... c t h w -> ... t h w c").to(torch.uint8)
 
 
+def contained_size(height: int, width: int, most_height: int, most_width: int) -> tuple[int, int]:
+    """`(height, width)` of the largest picture of the shape of `height` x `width` that is at most so large."""
+    scale = min(most_height / height, most_width / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def nearest_size(height: int, width: int, pixels: int, grid: int) -> tuple[int, int]:
     """`(height, width)`, multiples of `grid`, of about `pixels` pixels, shaped like `height` x `width`.
 

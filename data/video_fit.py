@@ -1,5 +1,6 @@
 """Videos and pictures of any kind, cropped and resized to what a model takes; what was changed is told in a line."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,33 +32,28 @@ def fitted_video(path: Path, height: int, width: int, frame_rate: float) -> tupl
     return frames, _told(path, changes)
 
 
-def contained_video(path: Path, height: int, width: int, frame_rate: float) -> tuple[Tensor, str]:
-    """As `fitted_video`, but nothing is cropped: the frames keep their shape, and are of at most this size.
-
-    Raises:
-        VideoError: the video cannot be read.
-    """
-    info = VideoReader(path).info()
-    scale = min(height / info.height, width / info.width)
-    new_height, new_width = (max(1, round(side * scale)) for side in (info.height, info.width))
-    return fitted_video(path, new_height, new_width, frame_rate)
-
-
-def fitted_mask(path: Path, like: Path, num_frames: int, height: int, width: int, frame_rate: float) -> Tensor:
-    """A picture, or a video that lasts as long, as a mask, bool `(num_frames, height, width)`: true where some of it
-    is rather white than black. It is cropped and resized as the video ``like`` is, whose shape it has.
+def fitted_mask(
+    path: Path, shape: tuple[int, int], num_frames: int, height: int, width: int, frame_rate: float
+) -> Tensor:
+    """A picture, or a video that lasts as long, as a mask, bool `(num_frames, height, width)`: true where something in
+    it is rather white than black. It is cropped and resized as the video is that it belongs to, whose pictures are of
+    ``shape``, (height, width), or larger or smaller alike.
 
     Raises:
         ValueError: it cannot be read, is of another shape or shorter than the video, or has nothing white.
     """
-    moving = _is_moving(path)
-    frames = list(VideoReader(path).stream(frame_rate=frame_rate)) if moving else [read_picture(path)[None]]
-    (old_height, old_width), info = frames[0].shape[1:3], VideoReader(like).info()
-    if abs(old_width / old_height * info.height / info.width - 1) > ASPECT_ERROR:
-        shapes = f"{old_width}x{old_height} pixels, and {like.name} {info.width}x{info.height}"
+    chunks: Iterable[Tensor]
+    if (reader := _moving(path)) is None:
+        chunks = [read_picture(path)[None]]
+        old_height, old_width = chunks[0].shape[1:3]
+    else:
+        chunks = reader.stream(frame_rate=frame_rate)
+        old_height, old_width = reader.info().height, reader.info().width
+    if abs(old_width / old_height * shape[0] / shape[1] - 1) > ASPECT_ERROR:
+        shapes = f"{old_width}x{old_height} pixels, and the video {shape[1]}x{shape[0]}"
         raise ValueError(f"{path}: the mask has {shapes}: give one of the same shape")
-    mask = torch.cat([_white(chunk, height, width) for chunk in frames])
-    if not moving:
+    mask = torch.cat([_white(chunk, height, width) for chunk in chunks])
+    if reader is None:
         mask = mask.expand(num_frames, -1, -1)
     if len(mask) < num_frames:
         lasts = f"{len(mask) / frame_rate:g} s, and the video {num_frames / frame_rate:g} s"
@@ -73,11 +69,13 @@ def _white(frames: Tensor, height: int, width: int) -> Tensor:
     return fit(white, height, width)[..., 0] > 0
 
 
-def _is_moving(path: Path) -> bool:
+def _moving(path: Path) -> VideoReader | None:
+    """A reader, if it is a video of several frames and no picture."""
     try:
-        return VideoReader(path).info().num_frames > 1
+        reader = VideoReader(path)
+        return reader if reader.info().num_frames > 1 else None
     except VideoError:
-        return False  # a picture, or nothing that can be read
+        return None
 
 
 def fitted_picture(path: Path, height: int, width: int) -> tuple[Tensor, str]:

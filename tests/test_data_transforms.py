@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from data.transforms import (
     axis_weights,
     center_crop_to_aspect,
+    contained_size,
     fit,
     nearest_size,
     resample_indices,
@@ -114,3 +115,10 @@ def test_wrong_frames_are_named() -> None:
         resize_area(noise(1, 4, 4, 3), 0, 4)
     with pytest.raises(ValueError, match="aspect=-1"):
         center_crop_to_aspect(noise(1, 4, 4, 3), -1)
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [((32, 64), (32, 43)), ((96, 64), (48, 64)), ((48, 64), (48, 64)), ((480, 1), (1, 1))]
+)
+def test_a_contained_picture_keeps_its_shape_within_the_size(most: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert contained_size(48, 64, *most) == expected

@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.transforms import fit
 from data.video import VideoError, read_video, write_video
-from data.video_fit import contained_video, fitted_mask, fitted_picture, fitted_video, read_picture
+from data.video_fit import fitted_mask, fitted_picture, fitted_video, read_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -78,37 +78,25 @@ def test_a_video_is_fitted_as_it_is_read(tmp_path: Path) -> None:
         fitted_video(path, 32, 32, 8.0)
 
 
-@pytest.mark.parametrize(("size", "expected"), [((32, 64), (32, 43)), ((96, 64), (48, 64)), ((48, 64), (48, 64))])
-def test_a_contained_video_keeps_its_shape(tmp_path: Path, size: tuple[int, int], expected: tuple[int, int]) -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (9, 48, 64, 3), dtype=np.uint8)
-    write_video(tmp_path / "a.mp4", frames, 8.0)
-    inside, change = contained_video(tmp_path / "a.mp4", *size, 8.0)
-    assert inside.shape == (9, *expected, 3)
-    assert "cropped" not in change or expected == (32, 43)  # 64 / 48 of 32 is no whole number
-    assert torch.equal(inside, fit(read_video(tmp_path / "a.mp4").frames, *expected))
-
-
 def test_a_mask_is_white_where_the_video_is_made_anew(tmp_path: Path) -> None:
     """Of a picture for all frames, and of a video for each; cropped as the video is, and a thin line is still there."""
-    write_video(tmp_path / "wide.mp4", np.zeros((9, 40, 60, 3), dtype=np.uint8), 8.0)
     levels = np.zeros((40, 60), dtype=np.uint8)
     levels[:20] = 200
     levels[30, :] = 255
     path = saved(tmp_path, "m.png", Image.fromarray(levels))
-    mask = fitted_mask(path, tmp_path / "wide.mp4", 5, 16, 16, 8.0)
+    mask = fitted_mask(path, (20, 30), 5, 16, 16, 8.0)
     assert mask.shape == (5, 16, 16) and mask.dtype == torch.bool
     assert mask[0, :, 0].nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 12]
     assert torch.equal(mask, mask[:1, :, :1].expand_as(mask))
     moving = np.zeros((10, 32, 48, 3), dtype=np.uint8)
     moving[6:, :, 24:] = 255
     write_video(tmp_path / "m.mp4", moving, 8.0)
-    mask = fitted_mask(tmp_path / "m.mp4", tmp_path / "m.mp4", 9, 32, 48, 8.0)
+    mask = fitted_mask(tmp_path / "m.mp4", (32, 48), 9, 32, 48, 8.0)
     assert not bool(mask[:6].any())
     assert bool(mask[6:, :, 25:].all()) and not bool(mask[6:, :, :23].any())
 
 
 def test_masks_that_say_nothing_are_refused(tmp_path: Path) -> None:
-    write_video(tmp_path / "a.mp4", np.zeros((9, 32, 48, 3), dtype=np.uint8), 8.0)
     write_video(tmp_path / "short.mp4", np.full((5, 32, 48, 3), 255, dtype=np.uint8), 8.0)
     saved(tmp_path, "black.png", Image.new("L", (48, 32)))
     saved(tmp_path, "square.png", Image.new("L", (48, 48), 255))
@@ -116,8 +104,8 @@ def test_masks_that_say_nothing_are_refused(tmp_path: Path) -> None:
     for name, reason in {
         "short.mp4": "the mask lasts 0.625 s, and the video 1.125 s: give one as long, or a picture",
         "black.png": "nothing in the mask is white",
-        "square.png": "the mask has 48x48 pixels, and a.mp4 48x32: give one of the same shape",
+        "square.png": "the mask has 48x48 pixels, and the video 48x32: give one of the same shape",
         "text.png": "cannot be read as a picture",
     }.items():
         with pytest.raises(ValueError, match=f"{name}: {reason}"):
-            fitted_mask(tmp_path / name, tmp_path / "a.mp4", 9, 32, 48, 8.0)
+            fitted_mask(tmp_path / name, (32, 48), 9, 32, 48, 8.0)

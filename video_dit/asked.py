@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.generate_options import ADDED_SECONDS, FRACTION
+from data.transforms import contained_size
 from video_dit.editing import known_tokens, repeat_last, uncropped
 from video_dit.few_steps import FOLDER, is_student, use_few_steps
 from video_dit.pieces import made_frames
@@ -83,15 +84,16 @@ def with_text(args: argparse.Namespace, pipe: VideoPipeline, request: VideoReque
 def with_video(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequest, say: Say) -> VideoRequest:
     """A given video continued, connected, closed, edited or interpolated."""
     from data.video import probe_video
-    from data.video_fit import contained_video, fitted_mask, fitted_video
+    from data.video_fit import fitted_mask, fitted_video
 
     rate, mode, info = request.frame_rate, mode_of(args), probe_video(args.video)
     shape = args.uncrop or (info.width, info.height)
     height, width = choose_size(args, pipe, shape[0] / shape[1])
     r, _ = pipe.codec.frame_rule
+    inside = contained_size(info.height, info.width, height, width) if args.uncrop else (height, width)
     videos = []
     for path in [path for path in (args.video, args.connect, args.interpolate) if path]:
-        frames, change = (contained_video if args.uncrop else fitted_video)(path, height, width, rate)
+        frames, change = fitted_video(path, *inside, rate)
         say(change)
         if len(frames) < 1 + r and mode != "edit":
             reason = f"{path} has {len(frames)} frames at {rate:g} a second and must have at least {1 + r}"
@@ -100,14 +102,14 @@ def with_video(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequ
     lengths = [len(frames) for frames in videos]
     if mode == "edit":
         (video,), mask = videos, None
-        if args.uncrop and video.shape[1:3] == (height, width):
+        if args.uncrop and inside == (height, width):
             what = f"--uncrop {args.uncrop[0]}:{args.uncrop[1]} in a size of {width}x{height}"
             fix = "give a shape farther from its own, or a --size of that shape"
             raise ValueError(f"{what} leaves nothing to be made around a video of that shape: {fix}")
         if args.uncrop:
             video, mask = uncropped(video, height, width)
         elif args.mask:
-            mask = fitted_mask(args.mask, args.video, len(video), height, width, rate)
+            mask = fitted_mask(args.mask, (info.height, info.width), len(video), height, width, rate)
         if mask is not None and not bool(known_tokens(repeat_last(mask, r), r, pipe.grid).any()):
             say(f"no {pipe.grid}x{pipe.grid} pixels are left whole: the model sees nothing of what is kept")
         how: dict[str, Any] = {"video": video, "mask": mask, "strength": 1.0 if args.edit is None else args.edit}

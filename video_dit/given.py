@@ -1,6 +1,7 @@
 """What may be said of a given video: the arguments that all methods of `VideoPipeline` about one have in common."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, TypedDict
 
 import numpy as np
@@ -12,14 +13,6 @@ from video_dit.sampling import Generators, SamplingConfig
 
 Frames = Tensor | np.ndarray
 """uint8 ``(t, h, w, 3)``."""
-SAMPLING = (
-    "num_inference_steps",
-    "guidance_scale",
-    "context_level",
-    "guidance_interval",
-    "history_guidance",
-    "step_cache",
-)
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -89,10 +82,10 @@ def given_request(
 
 def _sampling_of(options: GivenOptions) -> SamplingConfig:
     for name in options:
-        if name not in SamplingOptions.__annotations__ | GivenOptions.__annotations__:
+        if name not in GivenOptions.__annotations__:
             raise TypeError(f"unexpected keyword argument {name!r}")
-    told: dict[str, Any] = {name: value for name, value in options.items() if name in SAMPLING}
-    return SamplingConfig(**told)
+    told: dict[str, Any] = dict(options)
+    return SamplingConfig(**{field.name: told[field.name] for field in fields(SamplingConfig) if field.name in told})
 
 
 def as_mask(mask: Frames, num_frames: int) -> Tensor:

@@ -60,27 +60,24 @@ def request_from_noise(request: VideoRequest, r: int) -> VideoRequest:
 def inverted(
     request: VideoRequest,
     video: Tensor,
-    invert: Callable[[Window, int], Tensor],
+    inverter_of: Callable[[VideoRequest], Callable[[Window, int], Tensor]],
     maker_of: Callable[[VideoRequest], Maker],
 ) -> Inversion:
     """The noise of a video, and how well it leads back there.
 
     Args:
-        request: of `request_from_noise`. video: uint8 ``(t, h, w, 3)``.
-        invert: gives the noise of a window, told the number of the first frame that would be made.
-        maker_of: what a request is made with. Generators are left as they were.
+        request: of `request_from_noise`; its generators are left as they are. video: uint8 ``(t, h, w, 3)``.
+        inverter_of: gives the noise of a window of a request, told the number of the first frame that would be made.
+        maker_of: what a request is made with.
     """
-    maker = maker_of(request)
+    maker, invert = maker_of(request), inverter_of(with_own_generators(request))
     begin = text_begin(0, maker.r)
     latents = encode_video(video[: request.num_frames], maker)
     at = breaks(request, latents.shape[2], begin)
     window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
-    before = generator_states(request.generator)
     noise = invert_clip(lambda one: invert(one, begin(one.start)), latents, window, context, rate, r, at)
-    restore(request.generator, before)  # contexts are shown with the same noise again
-    again = replace(request, latents=noise)
+    again = replace(with_own_generators(request), latents=noise)  # contexts are shown with the same noise again
     made = torch.cat(list(text_latents(again, maker_of(again))), dim=2)
-    restore(request.generator, before)
     pairs = zip(*(decode(maker.codec, iter(one.split(CHUNK, dim=2))) for one in (made, latents)), strict=True)
     errors = torch.stack([(one - other).float().square().sum() for one, other in pairs])
     error = float(errors.sum()) / (3 * request.num_frames * request.height * request.width)
@@ -158,18 +155,8 @@ def invert_window(
     return unpatchify(made, (frames, height // p, width // p), p)
 
 
-def generator_states(generators: Generators) -> list[Tensor]:
-    """Where generators are, for `restore`."""
-    return [one.get_state() for one in _listed(generators)]
-
-
-def restore(generators: Generators, states: list[Tensor]) -> None:
-    """Set generators back to where they were."""
-    for one, state in zip(_listed(generators), states, strict=True):
-        one.set_state(state)
-
-
-def _listed(generators: Generators) -> list[torch.Generator]:
-    if generators is None:
-        return []
-    return generators if isinstance(generators, list) else [generators]
+def with_own_generators(request: VideoRequest) -> VideoRequest:
+    """A request that draws the same, from copies of its generators."""
+    of = request.generator
+    copies = [one.clone_state() for one in of] if isinstance(of, list) else of and of.clone_state()
+    return replace(request, generator=copies)

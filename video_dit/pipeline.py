@@ -380,8 +380,9 @@ class VideoPipeline(DiffusionPipeline):
         check_deterministic(self.scheduler)
         windows = self._check(request)
         prompts = prompts_at(request, self.tokenizer, self.text_encoder)
+        parts: dict[str, Any] = {"transformer": self.transformer, "scheduler": self.scheduler, "prompts": prompts}
         with torch.no_grad(), self._bar(request, 2 * windows) as bar:
-            invert = window_inverter(request, self.transformer, self.scheduler, prompts, bar.update)
+            invert = partial(window_inverter, **parts, on_step=bar.update)
             found = inverted(request, video, invert, partial(self._maker, callback=None, bar=bar))
         self.maybe_free_model_hooks()
         return found
