@@ -164,6 +164,18 @@ def test_what_is_no_encoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert "\n" not in message
 
 
+def test_the_encoder_of_a_model_folder_is_found(
+    small: tuple[PreTrainedTokenizerBase, PreTrainedModel], tmp_path: Path
+) -> None:
+    tokenizer, encoder = small
+    encoder.save_pretrained(tmp_path / "text_encoder")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "model_index.json").write_text("{}")
+    found = load_text_encoder(TextConfig(encoder=str(tmp_path), max_length=tokenizer.model_max_length))
+    assert text_fingerprint(*found) == text_fingerprint(tokenizer, encoder)
+    assert not any(p.requires_grad for p in found[1].parameters())
+
+
 def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
     save_t5(tmp_path)
     (tmp_path / "model.safetensors").unlink()

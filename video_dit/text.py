@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -35,9 +36,9 @@ MIN_GROUP, MAX_GROUPS = 16, 4  # of prompts of like length that are encoded toge
 class TextConfig:
     """The text encoder.
 
-    encoder: hub name or folder of a frozen `transformers` encoder (T5, umT5, CLIP); empty trains a byte-level T5
-    with the transformer. max_length: tokens of a prompt, of which the rest is cut off (CLIP reads 77).
-    width, num_layers, num_heads, hidden: of the byte-level T5.
+    encoder: hub name or folder of a frozen `transformers` encoder (T5, umT5, CLIP), such as tools/train_text.py
+    writes, or a model folder that has one; empty trains a byte-level T5 with the transformer. max_length: tokens of a
+    prompt, of which the rest is cut off (CLIP reads 77). width, num_layers, num_heads, hidden: of the byte-level T5.
 
     Raises:
         ValueError: ``max_length`` is below 8.
@@ -58,8 +59,13 @@ class TextConfig:
 def byte_t5(config: TextConfig) -> tuple[ByT5Tokenizer, T5EncoderModel]:
     """A T5 encoder with random weights that reads UTF-8 bytes (ByT5, Xue et al., 2021, arXiv:2105.13626)."""
     tokenizer = ByT5Tokenizer(extra_ids=0, model_max_length=config.max_length)
+    return tokenizer, t5_encoder(config, len(tokenizer))
+
+
+def t5_encoder(config: TextConfig, vocab_size: int) -> T5EncoderModel:
+    """A T5 encoder with random weights, of the sizes in the config."""
     settings = T5Config(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         d_model=config.width,
         d_kv=config.width // config.num_heads,
         d_ff=config.hidden,
@@ -70,7 +76,7 @@ def byte_t5(config: TextConfig) -> tuple[ByT5Tokenizer, T5EncoderModel]:
         is_encoder_decoder=False,
         use_cache=False,
     )
-    return tokenizer, T5EncoderModel(settings)
+    return T5EncoderModel(settings)
 
 
 def load_text_encoder(config: TextConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
@@ -81,17 +87,19 @@ def load_text_encoder(config: TextConfig) -> tuple[PreTrainedTokenizerBase, PreT
     """
     if not config.encoder:
         return byte_t5(config)
+    of_model = (Path(config.encoder) / "model_index.json").is_file()
+    encoder_folder, tokenizer_folder = ("text_encoder", "tokenizer") if of_model else ("", "")
     try:
-        kind = AutoConfig.from_pretrained(config.encoder).model_type
+        kind = AutoConfig.from_pretrained(config.encoder, subfolder=encoder_folder).model_type
     except (OSError, ValueError) as error:
         raise ValueError(_no_encoder(config.encoder, error)) from None
     if kind not in ENCODERS:
         raise ValueError(f"text.encoder={config.encoder} is a {kind}: use one of {', '.join(ENCODERS)}")
     try:
-        encoder = ENCODERS[kind].from_pretrained(config.encoder)
+        encoder = ENCODERS[kind].from_pretrained(config.encoder, subfolder=encoder_folder)
         places = getattr(encoder.config, "max_position_embeddings", config.max_length)  # T5 has no bound
         longest = min(config.max_length, places)
-        tokenizer = AutoTokenizer.from_pretrained(config.encoder, model_max_length=longest)
+        tokenizer = AutoTokenizer.from_pretrained(config.encoder, subfolder=tokenizer_folder, model_max_length=longest)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(_no_encoder(config.encoder, error)) from None
     return tokenizer, encoder.requires_grad_(False).eval()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data.world.camera import MEAN_ELEVATION
-from data.world.caption import CAMERAS, COLOURS, GROUNDS, MATERIALS, MOTIONS, SHAPES, SIZES, TIMES_OF_DAY
+from data.world.caption import CAMERAS, COLOURS, GROUNDS, MATERIALS, MOTIONS, RELATIONS, SHAPES, SIZES, TIMES_OF_DAY
 from data.world.scene import Scene
 from data.world.words import MOTION_WAYS, WAY_PHRASES
 
@@ -39,17 +39,9 @@ def parted_motion(word: str) -> tuple[str, str]:
     return (motion, direction) if direction in WAY_PHRASES else (word, "")
 
 
-def scene_labels(scene: Scene, num_frames: int, height: int, width: int, frame_rate: float) -> dict[str, Tensor]:
-    """The truth about a clip for `data.world.judge.Judge` to learn.
-
-    Returns "count" () and, for each name in `SCENE_WORDS`, () int64; for each name in `OBJECT_WORDS`,
-    (MAX_OBJECTS,) int64, 0 where there is no object; "centres" (MAX_OBJECTS, t, 2) in [0, 1] of the picture;
-    "depths" (MAX_OBJECTS, t), the log of the distance ahead of the camera, units; "visible" (MAX_OBJECTS, t) bool;
-    "paths" (MAX_OBJECTS, t, 4), how far each has gone since time 0 to the right, up and ahead as the camera stood then,
-    units, and the log of how much it has grown; "view" (t, 3), how far the camera has gone to its right and ahead since
-    time 0, units, and turned to its right, radians times `TURN`.
-    """
-    truth = scene.truth(num_frames, frame_rate).at_aspect(width / height)
+def word_labels(scene: Scene) -> dict[str, Tensor]:
+    """The words of a scene: "count" () and, for each name in `SCENE_WORDS`, () int64; for each name in `OBJECT_WORDS`,
+    (MAX_OBJECTS,) int64, 0 where there is no object."""
     labels = {"count": torch.tensor(len(scene.objects))}
     for name, words in SCENE_WORDS.items():
         word = scene.camera.motion if name == "camera" else getattr(scene, name)
@@ -59,6 +51,28 @@ def scene_labels(scene: Scene, num_frames: int, height: int, width: int, frame_r
         for i, obj in enumerate(scene.objects):
             word = motion_class(obj.motion, obj.direction) if name == "motion" else getattr(obj, name)
             labels[name][i] = words.index(word)
+    return labels
+
+
+def relation_labels(scene: Scene) -> Tensor:
+    """Which of `RELATIONS` hold between two objects, ``(MAX_OBJECTS, MAX_OBJECTS, relations)``, 1 or 0 fp32."""
+    holds = torch.zeros(MAX_OBJECTS, MAX_OBJECTS, len(RELATIONS))
+    for told in scene.relations:
+        holds[told.first, told.second, RELATIONS.index(told.word)] = 1.0
+    return holds
+
+
+def scene_labels(scene: Scene, num_frames: int, height: int, width: int, frame_rate: float) -> dict[str, Tensor]:
+    """The truth about a clip for `data.world.judge.Judge` to learn.
+
+    Returns what `word_labels` does, and "centres" (MAX_OBJECTS, t, 2) in [0, 1] of the picture;
+    "depths" (MAX_OBJECTS, t), the log of the distance ahead of the camera, units; "visible" (MAX_OBJECTS, t) bool;
+    "paths" (MAX_OBJECTS, t, 4), how far each has gone since time 0 to the right, up and ahead as the camera stood then,
+    units, and the log of how much it has grown; "view" (t, 3), how far the camera has gone to its right and ahead since
+    time 0, units, and turned to its right, radians times `TURN`.
+    """
+    truth = scene.truth(num_frames, frame_rate).at_aspect(width / height)
+    labels = word_labels(scene)
     labels["centres"] = torch.zeros(MAX_OBJECTS, num_frames, 2)
     labels["depths"] = torch.zeros(MAX_OBJECTS, num_frames)
     labels["visible"] = torch.zeros(MAX_OBJECTS, num_frames, dtype=torch.bool)
