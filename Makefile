@@ -1,4 +1,4 @@
-# make generate PROMPT="…" SECONDS=10 | test | lint | bench | train-tiny
+# make generate PROMPT="…" SECONDS=10 | test | lint | bench | train-tiny | gallery
 PYTHON ?= python3
 PROMPT ?= a red sphere bounces on the ground, the camera orbits slowly
 SECONDS ?= 10
@@ -9,7 +9,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := generate
-.PHONY: setup generate test test-slow lint bench train-tiny
+.PHONY: setup generate test test-slow lint bench train-tiny gallery
 
 setup: .venv/.installed
 
@@ -43,8 +43,32 @@ lint: .venv/.installed-test
 bench: setup
 	@$(BIN)/python tools/benchmark.py vae --size 128x128 $(ARGS)
 
+# The README's gallery, into docs/gallery, unpicked: seed 0 of each prompt; and the first two scenes of the world's split
+# "val" continued, connected, closed and edited.
+GALLERY := outputs/gallery
+SHOW := $(BIN)/python tools/generate.py $(ARGS)
+FIRST := a tiny snowy cone floats up slowly, a small green box grows slowly and a big red cone shrinks slowly
+SECOND := a huge golden cylinder slides to the right and hits a big emerald sphere, a small yellow cone bounces up and down
+gallery: setup
+	@rm -rf $(GALLERY)
+	@$(BIN)/python tools/prepare.py world --split val --count 2 --num-frames 33 --size 64x64 --out $(GALLERY)/world
+	@$(SHOW) --prompt-file docs/gallery/prompts.txt --seconds 4 --out $(GALLERY)/text.webp
+	@$(SHOW) --video $(GALLERY)/world/00000000.mp4 --extend forward --seconds 4 --prompt "$(FIRST)" --out $(GALLERY)/forward.webp
+	@$(SHOW) --video $(GALLERY)/world/00000000.mp4 --extend backward --seconds 4 --prompt "$(FIRST)" --out $(GALLERY)/backward.webp
+	@$(SHOW) --video $(GALLERY)/world/00000000.mp4 --connect $(GALLERY)/world/00000001.mp4 --seconds 2 --prompt "0: $(FIRST) | 4: $(SECOND)" --out $(GALLERY)/connect.webp
+	@$(SHOW) --video $(GALLERY)/world/00000001.mp4 --loop --seconds 2 --prompt "$(SECOND)" --out $(GALLERY)/loop.webp
+	@$(SHOW) --video $(GALLERY)/world/00000001.mp4 --edit 0.6 --prompt "$(subst golden,red,$(SECOND))" --out $(GALLERY)/edit.webp
+	@cp $(GALLERY)/*.webp docs/gallery/
+
 # A model like the shipped one from nothing: the autoencoder on the world (and on real clips, with MANIFEST=clips.csv),
-# then the transformer on the world.
-train-tiny: setup
+# the text encoder on the world's captions, latents of its clips, the transformer on these, and its student of few steps.
+# Each goes on where it was stopped, and is passed over once it is done.
+TINY := --config sora_tiny.yaml vae.path=runs/vae_tiny
+train-tiny: .venv/.installed-test
 	$(BIN)/deepspeed tools/train_vae.py --config vae_tiny.yaml $(if $(MANIFEST),data.manifest=$(MANIFEST)) $(VAE_ARGS)
-	$(BIN)/deepspeed train.py --config sora_tiny.yaml vae.path=runs/vae_tiny $(ARGS)
+	$(BIN)/python tools/train_text.py --out runs/text $(TEXT_ARGS)
+	$(BIN)/deepspeed tools/encode.py $(TINY) --out runs/latents text.encoder= $(DATA_ARGS)
+	$(BIN)/deepspeed train.py $(TINY) text.encoder=runs/text data.latents=runs/latents $(DATA_ARGS) $(ARGS)
+	$(BIN)/deepspeed tools/distill.py $(TINY) train.init_from=runs/sora_tiny/model data.latents=runs/latents \
+		run_dir=runs/student $(DATA_ARGS) $(STUDENT_ARGS)
+	cp -r runs/student/few_steps runs/sora_tiny/model/

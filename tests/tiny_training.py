@@ -4,6 +4,7 @@ TINY = [
     "model.hidden_size=32",
     "model.num_layers=2",
     "model.num_heads=2",
+    "text.encoder=",
     "text.width=32",
     "text.num_layers=1",
     "text.num_heads=2",
