@@ -43,7 +43,7 @@ lint: .venv/.installed-test
 bench: setup
 	@$(BIN)/python tools/benchmark.py vae --size 128x128 $(ARGS)
 
-# The README's gallery, into docs/gallery, unpicked: seed 0 of each prompt; and the first two scenes of the world's split
+# Samples of all kinds as animated pictures, unpicked: seed 0 of each prompt; and the first two scenes of the world's split
 # "val" continued, connected, closed and edited.
 GALLERY := outputs/gallery
 SHOW := $(BIN)/python tools/generate.py $(ARGS)
@@ -58,7 +58,6 @@ gallery: setup
 	@$(SHOW) --video $(GALLERY)/world/00000000.mp4 --connect $(GALLERY)/world/00000001.mp4 --seconds 2 --prompt "0: $(FIRST) | 4: $(SECOND)" --out $(GALLERY)/connect.webp
 	@$(SHOW) --video $(GALLERY)/world/00000001.mp4 --loop --seconds 2 --prompt "$(SECOND)" --out $(GALLERY)/loop.webp
 	@$(SHOW) --video $(GALLERY)/world/00000001.mp4 --edit 0.6 --prompt "$(subst golden,red,$(SECOND))" --out $(GALLERY)/edit.webp
-	@cp $(GALLERY)/*.webp docs/gallery/
 
 # A model like the shipped one from nothing: the autoencoder on the world (and on real clips, with MANIFEST=clips.csv),
 # the text encoder on the world's captions, latents of its clips, the transformer on these, and its student of few steps.
@@ -67,7 +66,7 @@ TINY := --config sora_tiny.yaml vae.path=runs/vae_tiny
 train-tiny: .venv/.installed-test
 	$(BIN)/deepspeed tools/train_vae.py --config vae_tiny.yaml $(if $(MANIFEST),data.manifest=$(MANIFEST)) $(VAE_ARGS)
 	$(BIN)/python tools/train_text.py --out runs/text $(TEXT_ARGS)
-	$(BIN)/deepspeed tools/encode.py $(TINY) --out runs/latents text.encoder= $(DATA_ARGS)
+	$(BIN)/deepspeed tools/encode.py $(TINY) --out runs/latents "text.encoder=''" $(DATA_ARGS)
 	$(BIN)/deepspeed train.py $(TINY) text.encoder=runs/text data.latents=runs/latents $(DATA_ARGS) $(ARGS)
 	$(BIN)/deepspeed tools/distill.py $(TINY) train.init_from=runs/sora_tiny/model data.latents=runs/latents \
 		run_dir=runs/student $(DATA_ARGS) $(STUDENT_ARGS)

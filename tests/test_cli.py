@@ -194,7 +194,7 @@ def test_train_goes_on_from_given_weights(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     for part in ("transformer/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
         assert_same_weights(MODEL / part, tmp_path / "run/model" / part)
-    other = [f"run_dir={tmp_path}/other", "text.encoder=", f"train.init_from={MODEL}"]
+    other = [f"run_dir={tmp_path}/other", "text.encoder=''", f"train.init_from={MODEL}"]
     assert_refused(deepspeed("train.py", "--config", "sora_tiny.yaml", *settings, *other), "another text encoder")
 
 

@@ -25,6 +25,7 @@ from video_dit.text import TextConfig, byte_t5, encode_prompts, load_text_encode
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ["data.num_clips=11", "data.num_frames=9", "data.window_frames=9", "data.sizes=[[32,32],[32,48]]"]
+SETTINGS += ["text.encoder=''"]
 
 
 def command(out: Path, *more: str) -> list[str]:

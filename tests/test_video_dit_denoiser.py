@@ -194,7 +194,14 @@ def load(tiny_pipe: VideoPipeline, tmp_path: Path) -> Load:
         parts = tiny_pipe.components | {"scheduler": model_scheduler(trained)}
         VideoPipeline(**parts).save_pretrained(tmp_path)
         sizes = ["model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "model.base_tokens=4"]
-        text = ["text.encoder=", "text.max_length=32", "text.width=16", "text.num_layers=1", "text.num_heads=2", "text.hidden=32"]
+        text = [
+            "text.encoder=''",
+            "text.max_length=32",
+            "text.width=16",
+            "text.num_layers=1",
+            "text.num_heads=2",
+            "text.hidden=32",
+        ]
         run = load_config(RunConfig, "sora_tiny.yaml", [*sizes, *text, f"train.init_from={tmp_path}", *settings])
         return load_denoiser(run, LatentCodec(tiny_pipe.vae), {})
 
