@@ -24,6 +24,7 @@ from video_dit.lora import LoRAConfig, add_lora
 from video_dit.noise import NoiseConfig
 from video_dit.schedulers import model_scheduler
 from video_dit.slices import read_slices
+from video_dit.text import TextConfig, byte_t5
 
 Load = Callable[..., Denoiser]
 
@@ -260,3 +261,13 @@ def test_what_is_frozen_is_told_by_its_weights(one_rank: None, tmp_path: Path) -
         next(module.text_encoder.parameters()).add_(1)
     with pytest.raises(ValueError, match=r"fingerprint of the frozen text encoder=.* is not that of"):
         resume(engine, ema, tmp_path, facts | frozen_facts(module, TrainConfig()))
+
+
+def test_a_frozen_text_encoder_is_that_of_the_model(load: Load, tmp_path: Path) -> None:
+    loaded = load(NoiseConfig(), f"text.encoder={tmp_path}")
+    assert not any(p.requires_grad for p in loaded.text_encoder.parameters())
+    tokenizer, encoder = byte_t5(TextConfig(width=16, num_layers=1, num_heads=2, hidden=32))
+    for part in (tokenizer, encoder):
+        part.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"text.encoder=.*other is not that of train.init_from=.*: use text.encoder="):
+        load(NoiseConfig(), f"text.encoder={tmp_path / 'other'}")

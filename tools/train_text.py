@@ -139,6 +139,8 @@ def train(args: argparse.Namespace) -> None:
             optimizer.step()
         bar.set_postfix({"loss": f"{loss.item():.2f}"}, refresh=False)
     print(f"unseen scenes: {validate(reader, tokenizer, unseen)}")
+    tokenizer.backend_tokenizer.no_truncation()  # calls leave theirs behind, and they would be saved
+    tokenizer.backend_tokenizer.no_padding()
     with replace_folder(args.out) as draft:
         tokenizer.save_pretrained(draft)
         reader.encoder.save_pretrained(draft)

@@ -90,9 +90,12 @@ def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> De
     check_start("model", asdict(config.model), pipe.transformer.config, folder)
     check_start("noise", noise_facts(model_scheduler(config.noise)), noise_facts(pipe.scheduler), folder)
     pipe.transformer.register_to_config(**trained_on)
-    if config.text.encoder:
-        return Denoiser(pipe.transformer, pipe.tokenizer, pipe.text_encoder.requires_grad_(False).eval())
     tokenizer, text_encoder = load_text_encoder(config.text)
+    if config.text.encoder:
+        if fingerprint(text_encoder) != fingerprint(pipe.text_encoder):
+            frozen = f"text.encoder={config.text.encoder}"
+            raise ValueError(f"{frozen} is not that of train.init_from={folder}: use text.encoder={folder}")
+        return Denoiser(pipe.transformer, tokenizer, text_encoder)
     try:
         text_encoder.load_state_dict(pipe.text_encoder.state_dict())
     except RuntimeError:  # another kind, or other sizes
