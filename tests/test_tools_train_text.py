@@ -1,19 +1,58 @@
 """tools/train_text.py: it learns, and what it writes is an encoder that train.py takes."""
 
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
+from data.world.caption import SHAPES
+from data.world.words import SHAPE_WORDS
 from video_dit.text import TextConfig, encode_prompts, load_text_encoder
 
+ROOT = Path(__file__).parents[1]
 SMALL = ["--scenes=40", "--batch=16", "--workers=0", "--vocabulary=400"]
 
 
 @pytest.fixture(scope="module")
 def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     return load_tool("train_text")
+
+
+def test_nouns_are_found_in_the_tokens(tool: ModuleType) -> None:
+    scenes = tool.draw_scenes("train", 30, workers=0)
+    tokenizer = tool.learn_tokenizer((caption for told in scenes for caption in told.captions), 500, 256)
+    chosen = [(told, caption) for told in scenes for caption in told.captions]
+    batch = tool.collate(tokenizer, chosen, torch.device("cpu"))
+    for row, (told, _) in enumerate(chosen):
+        for place, shape in enumerate(told.labels["shape"][: told.labels["count"]]):
+            read = tokenizer.decode(batch.ids[row, : batch.nouns[row, place] + 1])
+            assert read.split()[-1] in SHAPE_WORDS[SHAPES[shape]], read
+
+
+def program(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The program, in a process that may have 128 files open."""
+    words = [sys.executable, "tools/train_text.py", "--scenes=40", "--steps=1", "--batch=4", f"--out={out}", *options]
+    limited = f"ulimit -n 128; exec {shlex.join(words)}"
+    return subprocess.run(["bash", "-c", limited], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_scenes_from_workers_hold_no_files_open(tmp_path: Path) -> None:
+    """Each would hold a dozen if it came as tensors, and there are thousands."""
+    done = program(tmp_path / "text", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "text" / "model.safetensors").is_file()
+
+
+def test_what_is_wrong_is_one_clear_line(tmp_path: Path) -> None:
+    done = program(tmp_path / "text", "--device=warp")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("train_text.py: --device warp")
+    assert not (tmp_path / "text").exists()
 
 
 def test_it_learns_and_the_folder_is_a_text_encoder(

@@ -7,9 +7,9 @@ from captions alone, of scenes of split "train"; a folder that is whole is left 
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -24,46 +24,48 @@ from data.options import at_least
 from data.packing import load_ahead
 from data.seeding import draw_integer, keyed_generator
 from data.world import sample_scene
-from data.world.labels import MAX_OBJECTS, relation_labels, word_labels
+from data.world.labels import MAX_OBJECTS, OBJECT_WORDS, SCENE_WORDS, relation_labels, word_labels
 from data.world.mentions import mentions
 from video_dit.caption_reader import CaptionReader, agreement, learn_tokenizer, reading_loss
 from video_dit.checkpoint import replace_folder
-from video_dit.layers import fast_dtype
+from video_dit.layers import fast_dtype, find_device
 from video_dit.text import TextConfig, t5_encoder
 
 WORDINGS = 8
 WARMUP, DECAY = 50, 0.4  # steps; share of the steps over which the rates fall to 0
+LABELS = ("count", *OBJECT_WORDS, *SCENE_WORDS, "relations")
 VALIDATION = 256  # scenes of split "val"
 
 
 @dataclass(frozen=True)
 class Told:
-    """A scene: its captions, and what `CaptionReader` is to read."""
+    """A scene: its captions, and what `CaptionReader` is to read, as numbers: a worker would send each tensor through a
+    file of its own, and a process may not have thousands open."""
 
     captions: list[str]
-    labels: dict[str, Tensor]
+    labels: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Scenes(Dataset):
     """Scenes of a split by seed, for workers to draw."""
 
-    split: str
-    count: int
+    clips: WorldClips
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.clips)
 
     def __getitem__(self, seed: int) -> Told:
-        scene = sample_scene(self.split, seed)
-        clips = WorldClips(self.split, self.count, 1, [[64, 64]], [8.0])
-        captions = [scene.caption(clips.style(seed, wording), wording) for wording in range(WORDINGS)]
-        return Told(captions, word_labels(scene) | {"relations": relation_labels(scene)})
+        scene = sample_scene(self.clips.split, seed)
+        captions = [scene.caption(self.clips.style(seed, wording), wording) for wording in range(WORDINGS)]
+        labels = word_labels(scene) | {"relations": relation_labels(scene)}
+        return Told(captions, {name: label.tolist() for name, label in labels.items()})
 
 
 def draw_scenes(split: str, count: int, workers: int) -> list[Told]:
-    """All scenes of ``Scenes(split, count)``."""
-    loader = load_ahead(Scenes(split, count), range(count), min(workers, count))
+    """The first scenes of a split."""
+    clips = WorldClips(split, count, num_frames=1, sizes=[[64, 64]], frame_rates=[8.0])
+    loader = load_ahead(Scenes(clips), range(count), min(workers, count))
     return list(tqdm(loader, total=count, desc=f"scenes of split {split}", unit="scene"))
 
 
@@ -82,9 +84,9 @@ def collate(tokenizer: PreTrainedTokenizerFast, chosen: list[tuple[Told, str]], 
     tokens = tokenizer([caption for _, caption in chosen], padding=True, truncation=True, return_tensors="pt")
     nouns = torch.zeros(len(chosen), MAX_OBJECTS, dtype=torch.int64)
     for row, (told, caption) in enumerate(chosen):
-        for place, end in enumerate(mentions(caption, int(told.labels["count"]))):
-            nouns[row, place] = tokens.char_to_token(row, end - 1) or 0
-    labels = {name: torch.stack([told.labels[name] for told, _ in chosen]).to(device) for name in chosen[0][0].labels}
+        for place, end in enumerate(mentions(caption, told.labels["count"])):
+            nouns[row, place] = tokens.char_to_token(row, end - 1)
+    labels = {name: torch.tensor([told.labels[name] for told, _ in chosen], device=device) for name in LABELS}
     return Batch(tokens["input_ids"].to(device), tokens["attention_mask"].to(device), nouns.to(device), labels)
 
 
@@ -112,7 +114,7 @@ def train(args: argparse.Namespace) -> None:
         return
     if args.out.exists() and any(args.out.iterdir()):
         raise ValueError(f"--out {args.out} holds something else: give a new folder")
-    device = torch.device(args.device)
+    device = find_device(args.device)
     scenes, unseen = (draw_scenes(split, n, args.workers) for split, n in (("train", args.scenes), ("val", VALIDATION)))
     config = TextConfig()
     captions = (caption for told in scenes for caption in told.captions)
@@ -130,7 +132,7 @@ def train(args: argparse.Namespace) -> None:
                 group["lr"] = rate * min(1.0, (step + 1) / WARMUP, left)
             optimizer.zero_grad()
         batch = collate(tokenizer, chosen, device)
-        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             reading = reader(batch.ids, batch.mask, batch.nouns)
         loss = reading_loss(reading, batch.labels)
         loss.backward()
@@ -158,10 +160,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/text"), help="default: %(default)s")
     parser.add_argument("--workers", type=at_least(0), default=2, help="processes that draw (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    args = parser.parse_args(arguments)
-    if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
-        parser.error(f"--device {args.device}: PyTorch finds no such device here: use cpu")
-    return args
+    return parser.parse_args(arguments)
 
 
 def main() -> int:

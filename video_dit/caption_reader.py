@@ -100,12 +100,9 @@ class CaptionReader(nn.Module):
 def reading_loss(reading: Reading, labels: Mapping[str, Tensor]) -> Tensor:
     """Cross-entropy of all that `word_labels` and `relation_labels` (under "relations") say of the scenes; a caption
     that leaves something out is asked all the same, and learns how often it is what."""
-    count = labels["count"]
-    there = torch.arange(MAX_OBJECTS, device=count.device) < count[:, None]  # b k
+    there, pairs = _there(labels["count"])
     losses = [F.cross_entropy(logits[there], labels[name][there]) for name, logits in reading.objects.items()]
     losses += [F.cross_entropy(logits, labels[name]) for name, logits in reading.setting.items()]
-    other = ~torch.eye(MAX_OBJECTS, dtype=torch.bool, device=count.device)
-    pairs = there[:, :, None] & there[:, None] & other
     if bool(pairs.any()):
         told, true = reading.relations[pairs], labels["relations"][pairs]
         losses.append(RELATION_WEIGHT * F.binary_cross_entropy_with_logits(told, true))
@@ -114,8 +111,16 @@ def reading_loss(reading: Reading, labels: Mapping[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def agreement(reading: Reading, labels: Mapping[str, Tensor]) -> dict[str, float]:
-    """The share of each kind of word that is read as it is."""
-    there = torch.arange(MAX_OBJECTS, device=labels["count"].device) < labels["count"][:, None]
+    """The share of each kind of word, and of what may hold between two objects, that is read as it is."""
+    there, pairs = _there(labels["count"])
     right = {name: (logits.argmax(-1) == labels[name])[there] for name, logits in reading.objects.items()}
     right |= {name: logits.argmax(-1) == labels[name] for name, logits in reading.setting.items()}
+    right["relations"] = (reading.relations[pairs] > 0) == labels["relations"][pairs].bool()
     return {name: float(one.float().mean()) for name, one in right.items()}
+
+
+def _there(count: Tensor) -> tuple[Tensor, Tensor]:
+    """Which objects there are of so many ``(b,)``, ``(b, objects)``, and which pairs of two of them."""
+    there = torch.arange(MAX_OBJECTS, device=count.device) < count[:, None]
+    other = ~torch.eye(MAX_OBJECTS, dtype=torch.bool, device=count.device)
+    return there, there[:, :, None] & there[:, None] & other
