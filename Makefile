@@ -62,14 +62,15 @@ gallery: setup
 # A model like the shipped one from nothing: the autoencoder on the world (and on real clips, with MANIFEST=clips.csv),
 # the text encoder on the world's captions, latents of its clips, the transformer on these, and its student of few steps.
 # Each goes on where it was stopped, but for the text encoder, which begins again; what is done is left as it is. With
-# ARGS=train.max_steps=8000 the transformer is trained on, and has a new student.
+# ARGS=train.max_steps=8000 the transformer is trained on, and has a new student. RANKS=2 is for two CPU cores.
+RANKED := $(BIN)/deepspeed $(if $(RANKS),--num_accelerators $(RANKS))
 TINY := --config sora_tiny.yaml vae.path=runs/vae_tiny
 train-tiny: .venv/.installed-test
-	$(BIN)/deepspeed tools/train_vae.py --config vae_tiny.yaml $(if $(MANIFEST),data.manifest=$(MANIFEST)) $(VAE_ARGS)
+	$(RANKED) tools/train_vae.py --config vae_tiny.yaml $(if $(MANIFEST),data.manifest=$(MANIFEST)) $(VAE_ARGS)
 	$(BIN)/python tools/train_text.py --out runs/text $(TEXT_ARGS)
-	$(BIN)/deepspeed tools/encode.py $(TINY) --out runs/latents "text.encoder=''" $(DATA_ARGS)
-	$(BIN)/deepspeed train.py $(TINY) text.encoder=runs/text data.latents=runs/latents $(DATA_ARGS) $(ARGS)
+	$(RANKED) tools/encode.py $(TINY) --out runs/latents "text.encoder=''" $(DATA_ARGS)
+	$(RANKED) train.py $(TINY) text.encoder=runs/text data.latents=runs/latents $(DATA_ARGS) $(ARGS)
 	@[ runs/student/config.yaml -nt runs/sora_tiny/model/config.yaml ] || rm -rf runs/student
-	$(BIN)/deepspeed tools/distill.py $(TINY) text.encoder=runs/text data.latents=runs/latents $(DATA_ARGS) \
+	$(RANKED) tools/distill.py $(TINY) text.encoder=runs/text data.latents=runs/latents $(DATA_ARGS) \
 		train.init_from=runs/sora_tiny/model run_dir=runs/student $(STUDENT_ARGS)
 	cp -r runs/student/few_steps runs/sora_tiny/model/
