@@ -132,12 +132,12 @@ class PackPlan:
         return [*completing, *(pack for one in steps for pack in one), *beginning]
 
     def _view(self, epoch: int, index: int) -> View:
-        """Half of the views begin in mid-clip, where there is no one-frame latent; a third are shorter than the
-        window, down to a single image."""
+        """Half of the views begin in mid-clip, where there is no one-frame latent; half are of any length below the
+        window's, down to a single image."""
         shape = self.shapes[index]
         generator = keyed_generator(self.seed, epoch, index, "view")
         longest = min(self.window, shape.frames)
-        shorter = float(torch.rand((), generator=generator)) < 1 / 3
+        shorter = float(torch.rand((), generator=generator)) < 0.5
         length = 1 + draw_integer(longest, generator) if shorter else longest
         latest = shape.frames - length
         from_middle = latest > 0 and float(torch.rand((), generator=generator)) < 0.5

@@ -66,7 +66,7 @@ def test_packs_of_a_step_cost_about_the_same(step: int) -> None:
     count = 3 * len(epoch_of(balanced, 0)) // 2 // step * step
     plain = plan(1500)
     even, uneven = ([packs.pack(position) for position in range(count)] for packs in (balanced, plain))
-    assert mean_imbalance(even, step) < min(0.06, mean_imbalance(uneven, step) / 3)
+    assert mean_imbalance(even, step) < min(0.07, mean_imbalance(uneven, step) / 3)
 
 
 def test_the_pack_left_open_at_the_end_makes_no_rank_wait() -> None:
@@ -132,13 +132,14 @@ def test_views_lie_within_their_clips() -> None:
 
 
 def test_shares_of_the_views() -> None:
-    """Of long clips half begin in mid-clip, two thirds are as long as they can be, images occur."""
+    """Of long clips half begin in mid-clip, half are as long as they can be, all shorter lengths occur alike."""
     views = [view for pack in epoch_of(PackPlan([MIXED[0]] * 1500, WINDOW, BUDGET, 0.2, 0), 0) for view in pack]
     assert sum(view.start > 0 for view in views) / 1500 == pytest.approx(0.5, abs=0.05)
     assert sum(view.keyframe for view in views) / 1500 == pytest.approx(0.2, abs=0.04)
     lengths = Counter(view.length for view in views)
-    assert lengths[WINDOW] / 1500 == pytest.approx(2 / 3 + 1 / 27, abs=0.05)
-    assert set(lengths) == set(range(1, WINDOW + 1))
+    assert lengths[WINDOW] / 1500 == pytest.approx(1 / 2 + 1 / 18, abs=0.05)
+    for length in range(1, WINDOW):
+        assert lengths[length] / 1500 == pytest.approx(1 / 18, abs=0.02)
     starts = {view.start for view in views if view.length == WINDOW}
     assert starts == set(range(MIXED[0].frames - WINDOW + 1))
 
