@@ -31,7 +31,7 @@ from data.world.labels import MAX_OBJECTS, OBJECT_WORDS, SCENE_WORDS, mirrored, 
 from data.world.reading import read_clips
 from data.world.score import judge_agreements, shares
 from vae3d import LatentCodec
-from video_dit.layers import fast_dtype
+from video_dit.layers import fast_dtype, find_device
 
 ROOT = Path(__file__).parents[1]
 SIZES = ((64, 64), (64, 64), (56, 72), (72, 56), (48, 80), (80, 48))
@@ -270,7 +270,7 @@ def resume(judge: Judge, optimizer: torch.optim.Optimizer, state: Path, settings
 
 def train(args: argparse.Namespace) -> None:
     """Make the clips that are missing, then train, save and validate."""
-    device = torch.device(args.device)
+    device = find_device(args.device)
     folder = args.cache / f"world-{WORLD_VERSION}"
     seen, unseen = range(args.clips), range(UNSEEN, UNSEEN + args.validation)
     render_clips(seen, folder, args.workers)
@@ -327,10 +327,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=ROOT / "cache" / "judge", help="default: %(default)s")
     parser.add_argument("--workers", type=at_least(0), default=2, help="processes that render (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    args = parser.parse_args(arguments)
-    if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
-        parser.error(f"--device {args.device}: PyTorch finds no such device here: use cpu")
-    return args
+    return parser.parse_args(arguments)
 
 
 def main() -> int:
