@@ -252,7 +252,7 @@ def rank_positions(start: int, stop: int, accumulation: int, rank: int, world: i
     return range(start * accumulation * world + rank, stop * accumulation * world, world)
 
 
-def load_ahead(dataset: Dataset, positions: range, workers: int, program: Sequence[str] = ()) -> Iterator:
+def load_ahead(dataset: Dataset, positions: Sequence[int], workers: int, program: Sequence[str] = ()) -> Iterator:
     """The dataset's items at ``positions``, in order, read ahead by worker processes (0: by this one).
 
     Workers are forked from a server that has imported the modules ``program`` and done nothing else: one forked from

@@ -25,7 +25,7 @@ from video_dit.text import TextConfig, byte_t5, encode_prompts, load_text_encode
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ["data.num_clips=11", "data.num_frames=9", "data.window_frames=9", "data.sizes=[[32,32],[32,48]]"]
-SETTINGS += ["text.encoder=''"]
+SETTINGS += ["text.encoder=''", "data.workers=0"]
 
 
 def command(out: Path, *more: str) -> list[str]:
@@ -82,6 +82,12 @@ def test_settings_may_stand_on_both_sides(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "data.num_clips=0 must be at least 1" in done.stderr
+
+
+def test_workers_make_the_same(whole: Path, tmp_path: Path) -> None:
+    done = encode(tmp_path / "out", "data.workers=2")
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "out") == files(whole)
 
 
 @pytest.mark.slow

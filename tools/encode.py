@@ -5,19 +5,20 @@ python tools/encode.py --config sora_tiny.yaml --out latents
 
 ``train.py … data.latents=latents`` then trains on them without opening a video. All ranks share the shards out, and the
 same command goes on where it was stopped, with any number of ranks: a shard is whole or absent. Clips that cannot be
-read are left out with the reason. Of the world's clips ``--wordings`` captions are stored. A frozen text encoder's
-embeddings of the captions are stored as well (``text.encoder=…``).
+read are left out with the reason. ``data.workers`` processes of each rank render or read ahead. Of the world's clips
+``--wordings`` captions are stored. A frozen text encoder's embeddings of the captions are stored as well
+(``text.encoder=…``).
 """
 
 import argparse
-import errno
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,12 @@ from data.options import at_least
 if TYPE_CHECKING:  # torch takes seconds to import
     from torch import Tensor
 
-    from data.dataset import ClipShape, ClipSource
+    from data.dataset import Clip, ClipShape, ClipSource
     from data.shards import Unread
     from vae3d import LatentCodec
     from video_dit.tokens import Segments
 
 logger = logging.getLogger("encode.py")
-
-FAILURES = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # of disks and networks, not of files
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -41,6 +40,7 @@ def encode(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
+    from data.clip_reader import read_clips
     from data.dataset import WORLD_VERSION
     from data.shards import is_written, read_left_out, shard_name, write_index, write_shard
     from data.sheet import replacing
@@ -78,12 +78,13 @@ def encode(args: argparse.Namespace) -> None:
     for number in missing:  # what a killed run left half written
         for draft in args.out.glob(f".{shard_name(number)}*.tmp"):
             draft.unlink()
+    members = {n: range(n * args.shard_size, min((n + 1) * args.shard_size, len(source))) for n in missing}
+    read = read_clips(source, [n for indices in members.values() for n in indices], args.wordings, config.data.workers)
+    clips = encoded(codec, embed, source, read)
     done = 0
     with tqdm(total=len(missing) * args.shard_size, unit="clip", disable=None if rank == 0 else True) as bar:
-        for number in missing:
-            indices = range(number * args.shard_size, min((number + 1) * args.shard_size, len(source)))
-            clips = encoded(codec, embed, source, indices, args.wordings)
-            done += len(write_shard(args.out, number, clips))
+        for number, indices in members.items():
+            done += len(write_shard(args.out, number, islice(clips, len(indices))))
             bar.update(args.shard_size)
     seconds = time.perf_counter() - began
     print(f"rank {rank}: {done} clips in {len(missing)} of {shards} shards, {seconds:.1f} s: {args.out}")
@@ -98,27 +99,21 @@ def encoded(
     codec: "LatentCodec",
     embed: "Callable[[list[str]], tuple[Tensor, Segments]] | None",
     source: "ClipSource",
-    indices: range,
-    wordings: int,
+    read: "Iterable[tuple[int, tuple[Clip, list[str]] | Unread]]",
 ) -> "Iterator[tuple[int, list[str], ClipShape, dict[str, Tensor]] | Unread]":
-    """Index, captions, shape and tensors of each clip; what ``embed`` makes of its captions too."""
+    """Index, captions, shape and tensors of each clip that was read; what ``embed`` makes of its captions too."""
     import torch
 
-    from data import shards
     from data.seeding import keyed_generator
-    from data.video_limits import VideoError
+    from data.shards import Unread
     from video_dit.batch import encode_clip
 
-    for index in indices:
-        try:
-            clip = source.load(index)
-        except VideoError as error:
-            if not error.path.exists() or getattr(error.__cause__, "errno", None) in FAILURES:
-                raise OSError(str(error)) from error  # a disk or network that may be back: the same command goes on
-            logger.warning("left out: %s", error)
-            yield shards.Unread(index, str(error))
+    for index, found in read:
+        if isinstance(found, Unread):
+            logger.warning("left out: %s", found.reason)
+            yield found
             continue
-        texts = list(dict.fromkeys(source.text(index, epoch) for epoch in range(wordings)))
+        clip, texts = found
         tensors = encode_clip(codec, clip, keyed_generator(source.key(index), "encode"))
         if embed:
             with torch.no_grad():
