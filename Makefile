@@ -51,7 +51,7 @@ FIRST := a tiny snowy cone floats up slowly, a small green box grows slowly and 
 SECOND := a huge golden cylinder slides to the right and hits a big emerald sphere, a small yellow cone bounces up and down
 gallery: setup
 	@rm -rf $(GALLERY)
-	@$(BIN)/python tools/prepare.py world --split val --count 2 --num-frames 33 --size 64x64 --out $(GALLERY)/world
+	@$(BIN)/python tools/prepare.py world --split val --count 2 --num-frames 33 --size 96x96 --out $(GALLERY)/world
 	@$(SHOW) --prompt-file docs/gallery/prompts.txt --seconds 4 --out $(GALLERY)/text.webp
 	@$(SHOW) --video $(GALLERY)/world/00000000.mp4 --extend forward --seconds 4 --prompt "$(FIRST)" --out $(GALLERY)/forward.webp
 	@$(SHOW) --video $(GALLERY)/world/00000000.mp4 --extend backward --seconds 4 --prompt "$(FIRST)" --out $(GALLERY)/backward.webp

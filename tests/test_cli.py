@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_training import TINY
+from tiny_training import CLIPS, TINY
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
@@ -187,7 +187,7 @@ def test_train_saves_resumes_and_generates(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_train_goes_on_from_given_weights(tmp_path: Path) -> None:
-    settings = ["data.num_clips=12", "data.token_budget=400", "data.validation_packs=1", "data.sample_prompts=[]"]
+    settings = [*CLIPS, "data.validation_packs=1", "data.sample_prompts=[]"]
     settings += [f"run_dir={tmp_path}/run", f"data.cache={tmp_path}/cache", "train.max_steps=1"]
     settings += ["train.lr=1e-12", "train.muon_lr=1e-12"]
     result = deepspeed("train.py", "--config", "sora_tiny.yaml", *settings, f"train.init_from={MODEL}")

@@ -18,14 +18,15 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+FEW_PIXELS = "data.num_frames=9 data.window_frames=9 data.sizes=[[32,32]]"
 SMALL = {
-    "train.py": "data.num_clips=4 data.token_budget=1000 data.workers=0 data.validation_packs=1 data.sample_prompts=[] "
-    "train.max_steps=1 model.hidden_size=32 model.num_layers=1 model.num_heads=2",
-    "tools/distill.py": "data.num_clips=4 data.token_budget=300 data.workers=0 data.validation_packs=1 "
+    "train.py": f"{FEW_PIXELS} data.num_clips=4 data.token_budget=1000 data.workers=0 data.validation_packs=1 "
+    "data.sample_prompts=[] train.max_steps=1 model.hidden_size=32 model.num_layers=1 model.num_heads=2",
+    "tools/distill.py": f"{FEW_PIXELS} data.num_clips=4 data.token_budget=300 data.workers=0 data.validation_packs=1 "
     "train.max_steps=1 train.save_every=1",
     "tools/train_vae.py": "data.world_clips=4 data.world_sizes=[[32,32]] data.batches=[[1,5,32,32]] data.workers=0 "
     "train.max_steps=1",
-    "tools/encode.py": "data.num_frames=9 data.window_frames=9 data.sizes=[[32,32]]",
+    "tools/encode.py": FEW_PIXELS,
     "tools/prepare.py world": "--count 2 --num-frames 5 --size 32x32",
     "tools/evaluate.py world": "--prompts 4 --steps 1",
     "tools/evaluate.py clips": "--steps 1",
@@ -86,10 +87,8 @@ def run(command: str, tmp_path: Path) -> None:
         if not any(word.startswith("run_dir=") for word in words) and "encode" not in command:
             words.append(f"run_dir={mkdtemp(dir=tmp_path)}")
         words.append(f"data.cache={tmp_path}/cache")
-        if "train.init_from=" in command:  # whose sizes stay
+        if "train.init_from=" in command or "own_clips.yaml" in command:  # whose sizes stay
             small = [setting for setting in small if not setting.startswith("model.")]
-        if "data.latents=" in command:  # as they were encoded
-            small += SMALL["tools/encode.py"].split()
     if "world" in command and "--out" in words:
         small = [*small, "--out", f"{tmp_path}/world"]
     result = subprocess.run([*words, *small], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)

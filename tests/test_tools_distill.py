@@ -13,13 +13,15 @@ import torch
 from conftest import free_port
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from safetensors.torch import load_file
+from tiny_training import CLIPS
 
 from video_dit.few_steps import FOLDER, student_steps
 from video_dit.lora import lora_facts
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
-FEW = ["data.num_clips=6", "data.token_budget=300", "data.workers=0", "data.validation_packs=1", "train.save_every=2"]
+FEW = [*CLIPS, "data.num_clips=6", "data.token_budget=300", "data.workers=0", "data.validation_packs=1"]
+FEW += ["train.save_every=2"]
 
 
 @pytest.mark.parametrize(

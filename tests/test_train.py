@@ -287,7 +287,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_both(tmp_path: Path) -> None
 @pytest.mark.parametrize("stage", [1, 3])
 def test_an_adapter_resumes_as_if_uninterrupted(tmp_path: Path, stage: int) -> None:
     """It is all that the run leaves, and it has learnt something."""
-    settings = ["data.num_clips=12", "data.token_budget=400", "data.validation_packs=1", "data.sample_prompts=[]"]
+    settings = [*tiny_training.CLIPS, "data.validation_packs=1", "data.sample_prompts=[]"]
     settings += [f"data.cache={tmp_path}/cache", "data.workers=0", "train.save_every=2", "train.decay_steps=0"]
     settings += [f"train.init_from={MODEL}", "train.lora.rank=4", f"train.zero_stage={stage}"]
     for name, all_steps in (("whole", (3,)), ("resumed", (2, 3))):
