@@ -62,7 +62,7 @@ gallery: setup
 # A model like the shipped one from nothing: the autoencoder on the world (and on real clips, with MANIFEST=clips.csv),
 # the text encoder on the world's captions, latents of its clips, the transformer on these, and its student of few steps.
 # Each goes on where it was stopped, but for the text encoder, which begins again; what is done is left as it is. With
-# ARGS=train.max_steps=8000 the transformer is trained on, and has a new student. RANKS=2 is for two CPU cores.
+# ARGS=train.max_steps=16000 the transformer is trained on, and has a new student. RANKS=2 is for two CPU cores.
 RANKED := $(BIN)/deepspeed $(if $(RANKS),--num_accelerators $(RANKS))
 TINY := --config sora_tiny.yaml vae.path=runs/vae_tiny
 train-tiny: .venv/.installed-test

@@ -41,4 +41,4 @@ def read_clips(
     for index, read in zip(indices, load_ahead(ClipReader(source, wordings), indices, workers), strict=True):
         if isinstance(read, OSError):
             raise read
-        yield index, read
+        yield index, read if isinstance(read, Unread) else tuple(read)  # a loader makes lists of tuples

@@ -66,6 +66,7 @@ def test_packs_of_a_step_cost_about_the_same(step: int) -> None:
     count = 3 * len(epoch_of(balanced, 0)) // 2 // step * step
     plain = plan(1500)
     even, uneven = ([packs.pack(position) for position in range(count)] for packs in (balanced, plain))
+    # few packs: 24 ranks take the 1,500 clips in so few steps that the last weigh most
     assert mean_imbalance(even, step) < min(0.07, mean_imbalance(uneven, step) / 3)
 
 

@@ -92,7 +92,7 @@ def test_workers_make_the_same(whole: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_and_run_again_is_as_if_uninterrupted(whole: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(command(tmp_path / "out"), cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(tmp_path / "out", "data.workers=2"), cwd=ROOT, stderr=subprocess.DEVNULL)
     for _ in range(600):
         if (tmp_path / "out/shard-00001.tar").exists():
             break
