@@ -38,9 +38,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a.mp4 and b.mp4, of the model's size and rate, and the first frame of b as b.png."""
     folder = tmp_path_factory.mktemp("given")
     for seed, name in ((3, "a"), (4, "b")):
-        write_video(folder / f"{name}.mp4", sample_scene("test", seed).render(18 + seed, 64, 64, 8.0), 8.0)
-    mask = np.zeros((64, 64), dtype=np.uint8)
-    mask[32:] = 255
+        write_video(folder / f"{name}.mp4", sample_scene("test", seed).render(18 + seed, 96, 96, 8.0), 8.0)
+    mask = np.zeros((96, 96), dtype=np.uint8)
+    mask[48:] = 255
     iio.imwrite(folder / "mask.png", mask)
     iio.imwrite(folder / "b.png", read_video(folder / "b.mp4").frames[0].numpy())
     return folder
@@ -82,10 +82,10 @@ def test_pictures_are_in_the_video_and_it_can_be_made_again(given: Path, tmp_pat
 
 
 EDITS = {
-    "edit": (["--edit", "0.6"], (64, 64)),
-    "mask": (["--mask", "mask.png"], (64, 64)),
-    "uncrop": (["--uncrop", "16:9"], (48, 80)),
-    "interpolate": (["--interpolate", "b.mp4"], (64, 64)),
+    "edit": (["--edit", "0.6"], (96, 96)),
+    "mask": (["--mask", "mask.png"], (96, 96)),
+    "uncrop": (["--uncrop", "16:9"], (64, 112)),
+    "interpolate": (["--interpolate", "b.mp4"], (96, 96)),
 }
 
 
@@ -98,8 +98,8 @@ def test_a_given_video_is_edited(given: Path, tmp_path: Path, mode: str) -> None
     frames, own = read(tmp_path / "out"), read_video(given / "a.mp4").frames.numpy()
     assert frames.shape == (len(own), *size, 3)
     if mode == "mask":
-        assert np.array_equal(frames[:, :32], own[:, :32])
-        assert not np.array_equal(frames[:, 32:], own[:, 32:])
+        assert np.array_equal(frames[:, :48], own[:, :48])
+        assert not np.array_equal(frames[:, 48:], own[:, 48:])
     assert ("made again from its noise" in result.stdout) == (mode == "interpolate")
 
 
@@ -153,5 +153,5 @@ def test_ctrl_c_leaves_a_whole_file_of_what_was_made(tmp_path: Path) -> None:
     assert b"stopped: a.mp4 has what was made so far" in errors.splitlines()[-1]
     frames = len(read_video(tmp_path / "a.mp4").frames)
     assert 33 <= frames < 6000 * 8
-    assert f"a.mp4  ({frames} frames of 64x64".encode() in output
+    assert f"a.mp4  ({frames} frames of 96x96".encode() in output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a.png"]
