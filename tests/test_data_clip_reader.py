@@ -45,15 +45,14 @@ def test_clips_in_order_with_their_captions(workers: int) -> None:
     assert [index for index, _ in found] == indices
     for index, read in found:
         assert not isinstance(read, Unread)
-        clip, texts = read
-        assert torch.equal(clip.frames, WORLD.load(index).frames)
-        assert texts == list(dict.fromkeys(WORLD.text(index, epoch) for epoch in range(8)))
+        assert torch.equal(read.clip.frames, WORLD.load(index).frames)
+        assert read.texts == list(dict.fromkeys(WORLD.text(index, epoch) for epoch in range(8)))
 
 
 def test_a_caption_is_told_once(tmp_path: Path) -> None:
     ((_, read),) = read_clips(Broken(tmp_path), [0], 8, 0)
     assert not isinstance(read, Unread)
-    assert read[1] == ["clip 0, put in way 0", "clip 0, put in way 1"]
+    assert read.texts == ["clip 0, put in way 0", "clip 0, put in way 1"]
 
 
 def test_what_is_damaged_is_told(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from data.options import at_least
 if TYPE_CHECKING:  # torch takes seconds to import
     from torch import Tensor
 
-    from data.dataset import Clip, ClipShape, ClipSource
+    from data.clip_reader import CaptionedClip
+    from data.dataset import ClipShape, ClipSource
     from data.shards import Unread
     from vae3d import LatentCodec
     from video_dit.tokens import Segments
@@ -99,7 +100,7 @@ def encoded(
     codec: "LatentCodec",
     embed: "Callable[[list[str]], tuple[Tensor, Segments]] | None",
     source: "ClipSource",
-    read: "Iterable[tuple[int, tuple[Clip, list[str]] | Unread]]",
+    read: "Iterable[tuple[int, CaptionedClip | Unread]]",
 ) -> "Iterator[tuple[int, list[str], ClipShape, dict[str, Tensor]] | Unread]":
     """Index, captions, shape and tensors of each clip that was read; what ``embed`` makes of its captions too."""
     import torch
@@ -113,13 +114,12 @@ def encoded(
             logger.warning("left out: %s", found.reason)
             yield found
             continue
-        clip, texts = found
-        tensors = encode_clip(codec, clip, keyed_generator(source.key(index), "encode"))
+        tensors = encode_clip(codec, found.clip, keyed_generator(source.key(index), "encode"))
         if embed:
             with torch.no_grad():
-                embeds = [embed([text])[0].bfloat16().cpu() for text in texts]
+                embeds = [embed([text])[0].bfloat16().cpu() for text in found.texts]
             tensors |= {f"prompt_embeds.{number}": rows for number, rows in enumerate(embeds)}
-        yield index, texts, source.shape(index), tensors
+        yield index, found.texts, source.shape(index), tensors
 
 
 def check_folder(folder: Path, settings: dict) -> None:
