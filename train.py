@@ -24,6 +24,7 @@ from deepspeed import comm as dist
 from data.packing import cost, imbalance, load_ahead, rank_positions
 from vae3d import LatentCodec
 from video_dit.attention import use_flash_attention_3
+from video_dit.batch import Pack
 from video_dit.checkpoint import checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.continuation import write_continuation
@@ -36,7 +37,7 @@ from video_dit.flops import PackFlops, peak_tflops
 from video_dit.footprint import footprint_lines
 from video_dit.layers import fast_dtype
 from video_dit.lora import save_lora
-from video_dit.pack_factory import PackFactory
+from video_dit.pack_factory import BuiltPack, PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
 from video_dit.sampling import SamplingConfig
@@ -87,6 +88,14 @@ def train(config: RunConfig, stop: Stop) -> None:
     workers, program = config.data.workers, ("video_dit.validation",)
     loader = load_ahead(train_packs.packs, positions, workers, program) if reads else repeat(None, len(positions))
     items = zip(positions, loader, strict=True)
+
+    def upcoming() -> tuple[list[BuiltPack], list[Pack]]:
+        """The packs of the next step, whole and this rank's part of each; none after the last step."""
+        read = islice(items, settings.accumulation)
+        built = [of_first(train_packs.build(item, at) if reads else None, group) for at, item in read]
+        packs = [split_pack(one.pack, group) for one in built]
+        return built, [pack.pin_memory() if engine.device.type == "cuda" else pack for pack in packs]
+
     progress = Progress(run_dir, start, settings.max_steps, show=rank == 0, wandb=settings.wandb)
     peak = peak_tflops(engine.device, settings.peak_tflops)
     level_losses = LevelLosses()
@@ -129,12 +138,11 @@ def train(config: RunConfig, stop: Stop) -> None:
     if global_sum(lacks, engine.device):
         with suppress(StoppedError):
             publish(start, last)
+    next_built, next_packs = upcoming()
     for step in range(start, settings.max_steps):
         began = time.perf_counter()
         set_learning_rate(engine, settings, step)
-        batches = list(islice(items, settings.accumulation))
-        built = [of_first(train_packs.build(read, at) if reads else None, group) for at, read in batches]
-        packs = [split_pack(one.pack, group) for one in built]
+        built, packs = next_built, next_packs
         known = {
             "tokens": sum(view.tokens for one in built for view in one.views),
             "left_out": sum(one.left_out for one in built),
@@ -153,6 +161,7 @@ def train(config: RunConfig, stop: Stop) -> None:
             tally.add(placed, errors)
             engine.backward(errors.sum() * tally.scale)
             if number == len(packs):
+                next_built, next_packs = upcoming()  # while a GPU computes
                 totals = tally.totals()
                 if totals.not_finite:
                     clips = sorted({clip for bad in totals.packs_not_finite for clip in packs[bad].clips})

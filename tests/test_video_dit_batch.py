@@ -284,3 +284,23 @@ def test_stored_embeddings_go_with_the_caption_of_the_epoch() -> None:
     assert numbers == [index % 3 for index in kept]
     assert len(kept) == 40 - dropped
     assert build(MIXED).prompts.stored is None
+
+
+def test_all_that_a_gpu_reads_of_a_pack_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not would be copied while the host waits; bounds of segments stay with the host."""
+    pinned: list[int] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor.numel())
+        return tensor.clone()
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    pack = build(MIXED)
+    copy = pack.pin_memory()
+    tensors = [value for value in vars(pack).values() if isinstance(value, Tensor)]
+    tensors += [*pack.prompts.ids, *pack.prompts.masks, pack.prompts.places]
+    assert sorted(pinned) == sorted(tensor.numel() for tensor in tensors)
+    for name, value in vars(pack).items():
+        if isinstance(value, Tensor):
+            assert torch.equal(getattr(copy, name), value)
+    assert (copy.clips, copy.segments, copy.prompts.encoded) == (pack.clips, pack.segments, pack.prompts.encoded)

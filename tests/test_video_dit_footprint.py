@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from product_counter import product_counter
+from tiny_engine import STAGES
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -127,7 +128,7 @@ def before(one_rank: None) -> dict[int, Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.filterwarnings("ignore")  # of other tests' tensors, as all that there is is looked at
 def test_memory_of_one_rank_is_what_deepspeed_holds(before: dict[int, Tensor], stage: int, optimizer: str) -> None:
     module = nn.Sequential(nn.Embedding(600, 100), nn.Linear(100, 500), nn.Linear(500, 500, bias=False))

@@ -9,8 +9,9 @@ from data.packing import LoadedPack
 from vae3d import LatentCodec, VideoVAE
 from video_dit.batch import Pack
 from video_dit.config import DataConfig, ModelConfig, RunConfig
+from video_dit.engine import TrainConfig
 from video_dit.pack_factory import BuiltPack, PackFactory
-from video_dit.text import TextConfig, byte_t5
+from video_dit.text import MAX_GROUPS, TextConfig, byte_t5
 
 TOKENIZER, _ = byte_t5(TextConfig(width=16, num_layers=1, num_heads=2, hidden=32))
 
@@ -20,11 +21,12 @@ def codec(tiny_vae: VideoVAE) -> LatentCodec:
     return LatentCodec(tiny_vae)
 
 
-def factory(codec: LatentCodec, cache: Path | str) -> PackFactory:
+def factory(codec: LatentCodec, cache: Path | str, train: TrainConfig | None = None) -> PackFactory:
     data = DataConfig(
         num_clips=4, num_frames=9, window_frames=9, sizes=[[16, 16], [16, 32]], token_budget=12, cache=str(cache)
     )
-    return PackFactory(RunConfig(data=data, model=ModelConfig(base_tokens=2)), codec, "train", TOKENIZER)
+    config = RunConfig(data=data, model=ModelConfig(base_tokens=2), train=train or TrainConfig())
+    return PackFactory(config, codec, "train", TOKENIZER)
 
 
 def built(some: PackFactory, position: int) -> BuiltPack:
@@ -69,3 +71,12 @@ def test_nothing_that_can_be_read_is_an_error(codec: LatentCodec, data: dict, na
     some.config = RunConfig(data=DataConfig(**data))
     with pytest.raises(ValueError, match=f"{named}.*: no clip tried so far can be read: mend it"):
         some.build(LoadedPack([], 4), 0)
+
+
+@pytest.mark.parametrize(("stage", "cuda", "calls"), [(0, True, 1), (0, False, MAX_GROUPS), (1, True, MAX_GROUPS)])
+def test_the_text_encoder_is_called_once_where_a_gpu_waits_for_calls(
+    codec: LatentCodec, monkeypatch: pytest.MonkeyPatch, stage: int, cuda: bool, calls: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    some = factory(codec, "", TrainConfig(zero_stage=stage))
+    assert len(built(some, 0).pack.prompts.ids) == calls

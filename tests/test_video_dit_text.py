@@ -238,6 +238,9 @@ def test_prompts_of_like_length_are_encoded_together(small: tuple[PreTrainedToke
     one_by_one = torch.cat([encode_tokens(encoder, tokenize(tokenizer, [prompt])) for prompt in prompts])
     assert torch.allclose(encode_tokens(encoder, tokens), one_by_one, atol=1e-5)
     assert len(tokenize(tokenizer, prompts * 10).ids) == MAX_GROUPS
+    together = tokenize(tokenizer, prompts * 10, groups=1)
+    assert len(together.ids) == 1
+    assert torch.allclose(encode_tokens(encoder, together), one_by_one.repeat(10, 1), atol=1e-5)
 
 
 @torch.no_grad()

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import free_port
-from deepspeed import DeepSpeedEngine
 from torch import Tensor, nn
 
 from video_dit.checkpoint import resume, save_checkpoint
 from video_dit.ema import EMA
-from video_dit.engine import TrainConfig, initialize, set_learning_rate
+from video_dit.engine import Engine, TrainConfig, initialize, set_learning_rate
 from video_dit.layers import fast_dtype
 from video_dit.slices import local_fp32_slices
 
-STAGES = (1, 2, 3)
+ZERO_STAGES = (1, 2, 3)
+STAGES = (0, *ZERO_STAGES)  # 0 is one rank
 OPTIMIZERS = pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 
 
@@ -30,12 +30,12 @@ def tiny(seed: int = 0) -> nn.Module:
     return module
 
 
-def start(config: TrainConfig, seed: int = 0) -> tuple[DeepSpeedEngine, EMA]:
+def start(config: TrainConfig, seed: int = 0) -> tuple[Engine, EMA]:
     engine = initialize(tiny(seed), config)
     return engine, EMA(engine, config.ema_decay)
 
 
-def run(engine: DeepSpeedEngine, ema: EMA, config: TrainConfig, first: int, stop: int) -> list[float]:
+def run(engine: Engine, ema: EMA, config: TrainConfig, first: int, stop: int) -> list[float]:
     """Train steps ``first`` to ``stop`` as the training programs do; the losses."""
     losses = []
     for step in range(first, stop):
@@ -49,7 +49,7 @@ def run(engine: DeepSpeedEngine, ema: EMA, config: TrainConfig, first: int, stop
     return losses
 
 
-def weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+def weights(engine: Engine) -> dict[str, Tensor]:
     return {name: part.clone() for name, (_, part) in local_fp32_slices(engine).items()}
 
 

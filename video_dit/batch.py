@@ -5,6 +5,7 @@ All randomness is a function of (seed, position of the pack, clip, purpose), so 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from data.transforms import to_float
 from vae3d import LatentCodec
 from video_dit.context import ContextConfig, Pattern, draw_pattern, known_keyframe_level, with_suffix
 from video_dit.noise import NoiseConfig, add_noise, level_shift, loss_weight, path_alphas_cumprod, prediction_target
-from video_dit.text import PromptTokens, tokenize
+from video_dit.text import MAX_GROUPS, PromptTokens, tokenize
 from video_dit.tokens import Segments, grid_coords, latent_times, patchify, per_token
 
 LEVELS_MULTIPLE = 32
@@ -65,9 +66,21 @@ class Pack:
     lesson: Lesson | None = None
 
     def to(self, device: torch.device | str) -> "Pack":
-        """The same on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")}
+        """The same on another device, which is not waited for where this one is pinned."""
+        moved: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device, non_blocking=True)
+            elif hasattr(value, "to"):
+                moved[name] = value.to(device)
         return replace(self, **moved)
+
+    def pin_memory(self) -> "Pack":
+        """The same in memory that a GPU reads by itself, while the host goes on."""
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() for name, value in vars(self).items() if hasattr(value, "pin_memory")
+        }
+        return replace(self, **pinned)
 
 
 @torch.no_grad()
@@ -119,12 +132,13 @@ def build_pack(
     context: ContextConfig,
     noise: NoiseConfig,
     tokenizer: PreTrainedTokenizerBase,
+    text_groups: int = MAX_GROUPS,
 ) -> Pack:
     """Noise the views of pack ``position`` and put them end to end.
 
     Args:
         views: view, tensors of `encode_clip`, and caption of each sample.
-        r: the codec's time factor. base_tokens: see `level_shift`.
+        r: the codec's time factor. base_tokens: see `level_shift`. text_groups: calls of the text encoder.
     """
     samples = [
         _sample(view, encoded, text, (seed, position), r, patch_size, base_tokens, context, noise)
@@ -148,7 +162,7 @@ def build_pack(
         made=made,
         weight=torch.cat([sample.weight for sample in samples]),
         segments=Segments.from_lengths([len(sample.noisy) for sample in samples]),
-        prompts=tokenize(tokenizer, [s.prompt for s in samples], [s.prompt_embeds for s in samples]),
+        prompts=tokenize(tokenizer, [s.prompt for s in samples], [s.prompt_embeds for s in samples], text_groups),
         clips=tuple(view.index for view, _, _ in views),
         loss_elements=int(made.sum()) * target.shape[1],
     )

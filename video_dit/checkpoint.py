@@ -9,12 +9,11 @@ from pathlib import Path
 
 import deepspeed
 import torch
-from deepspeed import DeepSpeedEngine
 from deepspeed import comm as dist
 from torch import Tensor, nn
 
 from video_dit.ema import EMA, KIND
-from video_dit.engine import optimizer_name
+from video_dit.engine import Engine, optimizer_name
 from video_dit.slices import (
     local_fp32_slices,
     local_state_slices,
@@ -30,9 +29,7 @@ def checkpoint_folder(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step-{step}"
 
 
-def save_checkpoint(
-    engine: DeepSpeedEngine, ema: EMA, run_dir: Path, step: int, facts: Mapping[str, str] | None = None
-) -> Path:
+def save_checkpoint(engine: Engine, ema: EMA, run_dir: Path, step: int, facts: Mapping[str, str] | None = None) -> Path:
     """Write what is trained after ``step`` optimizer steps; all ranks call it.
 
     Each rank writes its slices of the fp32 weights, of the optimizer's state and of the average, as safetensors that
@@ -75,7 +72,7 @@ def save_checkpoint(
     return folder
 
 
-def resume(engine: DeepSpeedEngine, ema: EMA, run_dir: Path, facts: Mapping[str, str] | None = None) -> int:
+def resume(engine: Engine, ema: EMA, run_dir: Path, facts: Mapping[str, str] | None = None) -> int:
     """Load the newest whole checkpoint, if there is one. Returns the number of steps done (0 without one).
 
     Raises:

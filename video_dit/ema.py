@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from deepspeed import DeepSpeedEngine
 
+from video_dit.engine import Engine
 from video_dit.slices import local_fp32_slices, read_slices, write_slices
 
 KIND = "ema"  # of slices
@@ -16,16 +16,17 @@ class EMA:
     Early on the decay is lower, ``(1 + step) / (10 + step)``, so that the average forgets the random start.
     """
 
-    def __init__(self, engine: DeepSpeedEngine, decay: float) -> None:
+    def __init__(self, engine: Engine, decay: float) -> None:
         self.decay = decay
         self.slices = {name: (at, part.clone()) for name, (at, part) in local_fp32_slices(engine).items()}
 
     @torch.no_grad()
-    def update(self, engine: DeepSpeedEngine, step: int) -> None:
+    def update(self, engine: Engine, step: int) -> None:
         """Move the average towards the weights after optimizer step ``step`` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, (_, part) in local_fp32_slices(engine).items():
-            self.slices[name][1].lerp_(part, 1 - decay)
+        averages, parts = ([part for _, part in slices.values()] for slices in (self.slices, local_fp32_slices(engine)))
+        if averages:  # a rank may have no part of any
+            torch._foreach_lerp_(averages, parts, 1 - decay)
 
     def save(self, folder: Path, rank: int) -> Path:
         """Write this rank's slices to ``folder/ema-rank-N.safetensors``."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import TypeAlias
 
 import deepspeed
 import torch
@@ -15,9 +16,11 @@ from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from video_dit.layers import fast_dtype
+from video_dit.local_engine import LocalEngine
 from video_dit.lora import LoRAConfig
 
 THREADS_LET_GO = 0.2  # seconds
+Engine: TypeAlias = DeepSpeedEngine | LocalEngine
 LAUNCHED = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")  # set by launchers, for DeepSpeed to read
 
 
@@ -46,6 +49,7 @@ class TrainConfig:
     """Packs a rank takes for one optimizer step. Their gradients are summed in bf16, with an error of 0.4 % of the sum
     for 4 packs and of 1 % for 64."""
     zero_stage: int = 1
+    """0 is one rank without ZeRO, whose steps are far fewer operations."""
     offload_optimizer: bool = False
     """Keep masters and moments in the host's memory, and step there."""
     sequence_parallel: int = 1
@@ -67,8 +71,10 @@ class TrainConfig:
     """Log to Weights & Biases as well (extra ``wandb``)."""
 
     def __post_init__(self) -> None:
-        if self.zero_stage not in (1, 2, 3):
-            raise ValueError(f"train.zero_stage={self.zero_stage} must be 1, 2 or 3")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"train.zero_stage={self.zero_stage} must be 0, 1, 2 or 3")
+        if self.offload_optimizer and not self.zero_stage:
+            raise ValueError("train.offload_optimizer=true is a part of ZeRO: use train.zero_stage=1")
         for name in ("max_steps", "save_every", "accumulation", "sequence_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be at least 1")
@@ -179,20 +185,29 @@ def muon_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     return MuonWithAuxAdam([g for g in groups if g["params"]], adam_optimizer=torch.optim.AdamW)
 
 
-def initialize(module: nn.Module, config: TrainConfig, dtype: torch.dtype | None = None) -> DeepSpeedEngine:
-    """A DeepSpeed engine over the module's trainable parameters: bf16 with fp32 master weights; on a CPU without bf16
-    instructions, or where ``dtype`` says so, fp32 throughout."""
+def initialize(module: nn.Module, config: TrainConfig, dtype: torch.dtype | None = None) -> Engine:
+    """An engine over the module's trainable parameters, of DeepSpeed or, in stage 0, of one rank alone: bf16 with fp32
+    master weights; on a CPU without bf16 instructions, or where ``dtype`` says so, fp32 throughout.
+
+    Raises:
+        ValueError: several ranks are in stage 0.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     muon = config.optimizer == "muon"
     optimizer = muon_optimizer(module, config) if muon else adamw_optimizer(module, config)
+    dtype, max_grad_norm = dtype or fast_dtype(device), 0.0 if muon else config.max_grad_norm
+    if not config.zero_stage:
+        if (ranks := dist.get_world_size()) > 1:
+            raise ValueError(f"train.zero_stage=0 is for one rank, and there are {ranks}: use train.zero_stage=1")
+        return LocalEngine(module, optimizer, device, dtype, config.accumulation, max_grad_norm)
     if muon and device.type == "cpu":
         # DeepSpeed compiles Muon's iteration, for each shape anew: a minute at the start, and no gain on a CPU
         torch.compiler.set_stance("force_eager")
     settings = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": config.accumulation,
-        "gradient_clipping": 0.0 if muon else config.max_grad_norm,
-        "bf16": {"enabled": (dtype or fast_dtype(device)) == torch.bfloat16},
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": dtype == torch.bfloat16},
         "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": config.zero_stage,
@@ -213,12 +228,12 @@ def reduce_bucket_size(module: nn.Module) -> int:
     return min(500_000_000, sum(p.numel() for p in module.parameters() if p.requires_grad))
 
 
-def optimizer_name(engine: DeepSpeedEngine) -> str:
-    """The class of the optimizer that ZeRO wraps."""
+def optimizer_name(engine: Engine) -> str:
+    """The class of the engine's optimizer."""
     return type(engine.basic_optimizer).__name__
 
 
-def set_learning_rate(engine: DeepSpeedEngine, config: TrainConfig, step: int) -> None:
+def set_learning_rate(engine: Engine, config: TrainConfig, step: int) -> None:
     """Set the rate of every parameter group for ``step``; that of Muon is in proportion."""
     rate = learning_rate(config, step)
     for group in engine.optimizer.param_groups:

@@ -159,7 +159,7 @@ class RankMemory:
 
 
 def rank_memory(module: nn.Module, config: TrainConfig, stage: int, ranks: int, dtype: torch.dtype) -> RankMemory:
-    """What a rank of so many holds with ZeRO ``stage``, as DeepSpeed 0.19 was seen to.
+    """What a rank of so many holds with ZeRO ``stage``, as DeepSpeed 0.19 was seen to; in stage 0 the one rank alone.
 
     Stage 3 cuts the weights up, but on several ranks keeps up to 10⁹ of them whole between forward and backward. Muon
     in stages 1 and 2 holds its momentum twice, in the weights' own type, and its updates beside their gradients.
@@ -169,11 +169,11 @@ def rank_memory(module: nn.Module, config: TrainConfig, stage: int, ranks: int, 
     by_muon = _muon_parameters(module, config)
     settings = DeepSpeedZeroConfig(stage=stage)
     size, part = dtype.itemsize, -(-trained // ranks)
-    weights, gradients, momentum = size * every, size * (trained if stage == 1 else part), FP32 * by_muon // ranks
+    weights, gradients, momentum = size * every, size * (trained if stage < 2 else part), FP32 * by_muon // ranks
     if stage == 3:
         whole = min(every, settings.max_live_parameters) if ranks > 1 else 0
         weights = size * (-(-every // ranks) + whole)
-    elif by_muon:
+    elif by_muon and stage:
         gradients += size * by_muon // ranks
         momentum = 2 * size * by_muon // ranks
     return RankMemory(
@@ -181,7 +181,7 @@ def rank_memory(module: nn.Module, config: TrainConfig, stage: int, ranks: int, 
         gradients=gradients,
         optimizer=FP32 * part + 2 * FP32 * (trained - by_muon) // ranks + momentum,
         average=FP32 * part,
-        bucket=(FP32 if stage == 3 else size) * reduce_bucket_size(module),
+        bucket=(FP32 if stage == 3 else size) * reduce_bucket_size(module) if stage else 0,
     )
 
 
@@ -228,7 +228,7 @@ def footprint_lines(
         f"{', optimizer and average on the host' if config.offload_optimizer else ''}:",
         f"  {'ZeRO':6}" + "".join(f"{name:>13}" for name in (*RankMemory.__annotations__, "activations", "sum")),
     ]
-    for stage in (1, 2, 3):
+    for stage in (0, 1, 2, 3) if ranks == 1 else (1, 2, 3):
         held = rank_memory(module, config, stage, ranks, dtype)
         row = [held.weights, held.gradients, held.optimizer, held.average, held.bucket, activations]
         on_host = held.optimizer + held.average if config.offload_optimizer and cuda else 0

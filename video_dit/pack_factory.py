@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from video_dit.batch import Pack, build_pack, encode_clip
 from video_dit.config import RunConfig
 from video_dit.distillation import on_schedule
 from video_dit.sources import clip_source, pack_plan, training_clips
+from video_dit.text import MAX_GROUPS
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class PackBuilder(Dataset):
 
     def __init__(self, packs: Packs, config: RunConfig, r: int, tokenizer: PreTrainedTokenizerBase) -> None:
         self.packs, self.config, self.r, self.tokenizer = packs, config, r, tokenizer
+        # on a GPU that waits for the host to say what to do, the time of a call counts, not that of padding
+        self.text_groups = 1 if config.train.zero_stage == 0 and torch.cuda.is_available() else MAX_GROUPS
 
     def __getitem__(self, position: int) -> "BuiltPack | LoadedPack":
         loaded = self.packs[position]
@@ -55,6 +59,7 @@ class PackBuilder(Dataset):
             self.config.context,
             self.config.noise,
             self.tokenizer,
+            self.text_groups,
         )
         if self.config.distill.steps:
             pack = on_schedule(pack, self.config.distill, model.base_tokens, (self.config.seed, position))

@@ -5,24 +5,26 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from deepspeed import DeepSpeedEngine
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from video_dit.engine import Engine
+from video_dit.local_engine import LocalEngine
 
 Slices = dict[str, tuple[int, Tensor]]
 """Name of a parameter to (offset in the flat parameter, 1-D tensor)."""
 
 
-def local_fp32_slices(engine: DeepSpeedEngine) -> Slices:
+def local_fp32_slices(engine: Engine) -> Slices:
     """This rank's part of the fp32 master weights, as views.
 
-    Holds for ZeRO 1, 2 and 3. Frozen parameters have no master weight and are left out.
+    Holds for all ZeRO stages. Frozen parameters have no master weight and are left out.
     """
     return {name: (at, flat.data[part]) for name, _, at, flat, part in _cut(engine)}
 
 
-def local_state_slices(engine: DeepSpeedEngine) -> dict[str, Slices]:
+def local_state_slices(engine: Engine) -> dict[str, Slices]:
     """The optimizer's state of those slices, by its name (``exp_avg``, …), as views; zeros before the first step.
 
     Muon in stages 1 and 2 keeps the momentum of every matrix that a rank has a part of whole, and in 16 bits.
@@ -42,15 +44,18 @@ def local_state_slices(engine: DeepSpeedEngine) -> dict[str, Slices]:
     return states
 
 
-def set_steps(engine: DeepSpeedEngine, steps: int) -> None:
+def set_steps(engine: Engine, steps: int) -> None:
     """Let Adam have taken so many steps."""
     for _, param, _, flat, _ in _cut(engine):
         if "step" in (state := _begun(engine, param, flat)):
             state["step"] = torch.tensor(float(steps))
 
 
-def weights_from_masters(engine: DeepSpeedEngine) -> None:
+def weights_from_masters(engine: Engine) -> None:
     """Round the fp32 master weights to the weights that the module computes with; all ranks call it."""
+    if isinstance(engine, LocalEngine):
+        engine.round_masters()
+        return
     optimizer = engine.optimizer
     if engine.zero_optimization_stage() < 3:
         optimizer.update_lp_params()
@@ -61,8 +66,11 @@ def weights_from_masters(engine: DeepSpeedEngine) -> None:
     optimizer.checkpoint_event_epilogue()
 
 
-def _cut(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter, int, Tensor, slice]]:
+def _cut(engine: Engine) -> Iterator[tuple[str, nn.Parameter, int, Tensor, slice]]:
     """Name, parameter, where this rank's slice begins in it, the optimizer's tensor that holds it, and where there."""
+    if isinstance(engine, LocalEngine):
+        yield from ((name, param, 0, flat, part) for name, param, flat, part in engine.parts())
+        return
     optimizer = engine.optimizer
     for name, param in engine.module.named_parameters():
         if not param.requires_grad:
@@ -78,7 +86,7 @@ def _cut(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter, int, Tens
             yield name, param, mapping.lp_fragment_address.start, flat, slice(start, start + length)
 
 
-def _begun(engine: DeepSpeedEngine, param: nn.Parameter, flat: Tensor) -> dict[str, Tensor]:
+def _begun(engine: Engine, param: nn.Parameter, flat: Tensor) -> dict[str, Tensor]:
     """The optimizer's state of ``flat``, begun as its first step would."""
     state = engine.basic_optimizer.state[flat]
     if state:
@@ -92,12 +100,11 @@ def _begun(engine: DeepSpeedEngine, param: nn.Parameter, flat: Tensor) -> dict[s
     return state
 
 
-def _whole_matrices(engine: DeepSpeedEngine, param: nn.Parameter) -> list[nn.Parameter] | None:
+def _whole_matrices(engine: Engine, param: nn.Parameter) -> list[nn.Parameter] | None:
     """The matrices whose momentum stands whole and end to end beside that of ``param``; None where it is cut up."""
-    optimizer = engine.optimizer
-    if hasattr(param, "ds_id") or optimizer.cpu_offload:
+    if isinstance(engine, LocalEngine) or hasattr(param, "ds_id") or engine.optimizer.cpu_offload:
         return None
-    return optimizer.params_in_partition[param._hp_mapping.param_group_index]  # type: ignore[attr-defined]
+    return engine.optimizer.params_in_partition[param._hp_mapping.param_group_index]  # type: ignore[attr-defined]
 
 
 def write_slices(slices: Mapping[str, tuple[int, Tensor]], folder: Path, kind: str, rank: int) -> Path:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -127,21 +127,31 @@ class PromptTokens:
     segments: Segments
 
     def to(self, device: torch.device | str) -> "PromptTokens":
-        """The same on another device."""
+        """The same on another device, which is not waited for."""
         return PromptTokens(
-            tuple(ids.to(device) for ids in self.ids),
-            tuple(mask.to(device) for mask in self.masks),
+            tuple(ids.to(device, non_blocking=True) for ids in self.ids),
+            tuple(mask.to(device, non_blocking=True) for mask in self.masks),
             self.encoded,
-            None if self.stored is None else self.stored.to(device),
-            self.places.to(device),
+            None if self.stored is None else self.stored.to(device, non_blocking=True),
+            self.places.to(device, non_blocking=True),
             self.segments.to(device),
         )
 
+    def pin_memory(self) -> "PromptTokens":
+        """The same in memory that a GPU reads by itself."""
+        return replace(
+            self,
+            ids=tuple(ids.pin_memory() for ids in self.ids),
+            masks=tuple(mask.pin_memory() for mask in self.masks),
+            stored=None if self.stored is None else self.stored.pin_memory(),
+            places=self.places.pin_memory(),
+        )
 
-def alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Groups of at least `MIN_GROUP` numbers of prompts, as far as there are, at most `MAX_GROUPS`; by length."""
+
+def alike(lengths: Sequence[int], groups: int = MAX_GROUPS) -> list[list[int]]:
+    """At most so many groups of at least `MIN_GROUP` numbers of prompts, as far as there are; by length."""
     places = sorted(range(len(lengths)), key=lengths.__getitem__)
-    size = max(MIN_GROUP, -(-len(places) // MAX_GROUPS))
+    size = max(MIN_GROUP, -(-len(places) // groups))
     return [places[first : first + size] for first in range(0, len(places), size)]
 
 
@@ -149,6 +159,7 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     stored: Sequence[Tensor | None] = (),
+    groups: int = MAX_GROUPS,
     all_groups: bool = True,
 ) -> PromptTokens:
     """Prompts to tokens on the host; longer ones are cut at ``tokenizer.model_max_length``.
@@ -158,19 +169,20 @@ def tokenize(
 
     Args:
         stored: for each prompt its embedding ``(length, d_text)`` if it was made before; nothing for all to be made.
-        all_groups: always `MAX_GROUPS` of them, those without prompts of one empty prompt that is not used. In
-            training all ranks must call the encoder equally often: ZeRO's stage 3 gathers weights in each call.
+        groups: at most so many. all_groups: just as many, those without prompts of one empty prompt that is not
+            used. In training all ranks must call the encoder equally often: ZeRO's stage 3 gathers weights in each
+            call.
     """
     rows = list(stored) or [None] * len(prompts)
     todo = [n for n, row in enumerate(rows) if row is None]
-    groups = [[todo[place] for place in group] for group in alike([len(prompts[n]) for n in todo])]
+    grouped = [[todo[place] for place in group] for group in alike([len(prompts[n]) for n in todo], groups)]
     if all_groups:
-        groups += [[]] * (MAX_GROUPS - len(groups))
+        grouped += [[]] * (groups - len(grouped))
     spans: dict[int, Tensor] = {}  # of each prompt, the rows of all outputs that are its own
     ids: list[Tensor] = []
     masks: list[Tensor] = []
     before = 0
-    for group in groups:
+    for group in grouped:
         texts = [prompts[n] for n in group] or [""]
         batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         ids.append(batch["input_ids"])
@@ -189,7 +201,7 @@ def tokenize(
     return PromptTokens(
         tuple(ids),
         tuple(masks),
-        tuple(len(spans[n]) for group in groups for n in group),
+        tuple(len(spans[n]) for group in grouped for n in group),
         torch.cat(given) if given else None,
         torch.cat(in_order),
         Segments.from_lengths([len(span) for span in in_order]),

@@ -138,7 +138,7 @@ def _train(config: str, run: RunConfig, module: Denoiser, packs: Sequence[Pack],
         seconds.append(clock(options.device) - began)
     timed = packs[options.warm_up * settings.accumulation :]
     steps = [timed[n : n + settings.accumulation] for n in range(0, len(timed), settings.accumulation)]
-    weights = next(engine.module.transformer.parameters()).dtype
+    weights = next(module.transformer.parameters()).dtype
     return Mixed(
         config,
         *parameters,

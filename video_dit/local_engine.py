@@ -1,0 +1,155 @@
+"""Training on one rank without ZeRO: what DeepSpeed's engine is to the programs, for ``train.zero_stage=0``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from math import prod, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic that takes singular values to about 1 in five steps (Jordan et al., 2024)."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The parameters of one of the optimizer's groups, by shape. weights, gradients: of all, end to end, in the type
+    that the module computes in; the parameters and their gradients are views of them. masters: the same in fp32."""
+
+    params: list[nn.Parameter]
+    weights: Tensor
+    gradients: Tensor
+    masters: Tensor
+
+    @classmethod
+    def of(cls, params: list[nn.Parameter]) -> "_Group":
+        params = sorted(params, key=lambda p: tuple(p.shape))
+        weights = torch.cat([p.detach().flatten() for p in params])
+        gradients = torch.zeros_like(weights)
+        sizes = [p.numel() for p in params]
+        for p, weight, gradient in zip(params, weights.split(sizes), gradients.split(sizes), strict=True):
+            p.data, p.grad = weight.view_as(p), gradient.view_as(p)
+        return cls(params, weights, gradients, weights.float())
+
+    def parts(self) -> Iterator[tuple[nn.Parameter, slice]]:
+        """Each parameter, and where it stands."""
+        ends = accumulate(p.numel() for p in self.params)
+        for p, end in zip(self.params, ends, strict=True):
+            yield p, slice(end - p.numel(), end)
+
+    def stacks(self, flat: Tensor) -> Iterator[Tensor]:
+        """The matrices of each shape that a tensor like ``masters`` holds, ``(k, rows, columns)``, as views."""
+        at = 0
+        for shape, run in groupby(tuple(p.shape) for p in self.params):
+            count = len(list(run)) * prod(shape)
+            yield flat[at : at + count].view(-1, *shape)
+            at += count
+
+
+class LocalEngine:
+    """One device, nothing shared out.
+
+    A step is some operations on whole groups of parameters, where those of ZeRO and its Muon are many for each: of a
+    small model a GPU waits for them most of the time. What is computed is the same, but for Muon's momentum, which is
+    in fp32 here.
+
+    Args:
+        module: is moved to ``device`` and ``dtype``; masters are in fp32.
+        optimizer: over the module's parameters, with a group ``use_muon`` where it is DeepSpeed's Muon.
+        accumulation: backward passes that make a step.
+        max_grad_norm: longer gradients are cut to it; 0 leaves them.
+    """
+
+    global_rank = 0
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        dtype: torch.dtype,
+        accumulation: int,
+        max_grad_norm: float,
+    ) -> None:
+        self.module, self.device = module.to(device=device, dtype=dtype), device
+        self.optimizer = self.basic_optimizer = optimizer
+        self._accumulation, self._max_grad_norm, self._passes, self._applied = accumulation, max_grad_norm, 0, False
+        self._groups = [_Group.of(group["params"]) for group in optimizer.param_groups]
+        for settings, group in zip(optimizer.param_groups, self._groups, strict=True):
+            settings["params"] = [group.masters]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.module(*args)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss``, over the number of passes of a step."""
+        (loss / self._accumulation).backward()
+        self._passes += 1
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Step, where this was the last pass of one, unless the gradient is not finite."""
+        if self._passes % self._accumulation:
+            return
+        norm = torch.stack([torch.linalg.vector_norm(g.gradients, dtype=torch.float32) for g in self._groups]).norm()
+        self._applied = bool(norm.isfinite())
+        if self._applied:
+            cut = self._max_grad_norm / (norm + 1e-6)
+            for settings, group in zip(self.optimizer.param_groups, self._groups, strict=True):
+                gradient = group.gradients.float()
+                if self._max_grad_norm:
+                    gradient *= cut.clamp(max=1)
+                if settings.get("use_muon"):
+                    gradient = self._muon_update(gradient, group, settings["momentum"])
+                group.masters.grad = gradient
+            self.optimizer.step()
+            self.round_masters()
+        for group in self._groups:
+            group.masters.grad = None
+            group.gradients.zero_()
+
+    def _muon_update(self, gradient: Tensor, group: _Group, momentum: float) -> Tensor:
+        """Nesterov's momentum with all matrices made orthogonal, those of a shape at a time: what DeepSpeed's optimizer
+        takes in place of the gradient of a flat tensor."""
+        state = self.optimizer.state[group.masters]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(group.masters)
+        buffer = state["momentum_buffer"]
+        buffer.lerp_(gradient, 1 - momentum)
+        gradient.lerp_(buffer, momentum)
+        for stack in group.stacks(gradient):
+            stack.copy_(orthogonal(stack) * sqrt(max(1, stack.shape[1] / stack.shape[2])))
+        return gradient
+
+    @torch.no_grad()
+    def round_masters(self) -> None:
+        """Let the module compute with the fp32 weights, rounded."""
+        for group in self._groups:
+            group.weights.copy_(group.masters)
+
+    def was_step_applied(self) -> bool:
+        """Whether the gradient of the last step was finite."""
+        return self._applied
+
+    def parts(self) -> Iterator[tuple[str, nn.Parameter, Tensor, slice]]:
+        """Name of each trained parameter, itself, the optimizer's tensor that holds it, and where there."""
+        names = {id(p): name for name, p in self.module.named_parameters()}
+        for group in self._groups:
+            for p, part in group.parts():
+                yield names[id(p)], p, group.masters, part
+
+
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """The orthogonal matrices nearest to ``(k, rows, columns)``, about: singular values of 0.5 to 1.5. In bf16, by
+    Newton-Schulz iterations, after Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon)."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
