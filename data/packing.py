@@ -24,6 +24,7 @@ from data.shards import Shards
 
 logger = logging.getLogger(__name__)
 
+EVENED = 8  # packs that share what the last of an epoch has, so that each is at least 7/8 as full as the others
 OPEN_PACKS = 32  # among which a view finds its place; of 8 a hundredth more stays empty, of 64 no less
 
 
@@ -125,8 +126,9 @@ class PackPlan:
         middle = (len(packs) - ends - begins) // 2
         completing, beginning = packs[middle : middle + ends], packs[middle + ends : middle + ends + begins]
         rest = packs[:middle] + packs[middle + ends + begins :]
-        if rest:  # the cheapest step has the pack that was left open at the end, which may be near empty
-            rest[:step] = evened(rest[:step], self.token_budget, self.attention_cost)
+        if rest:  # the cheapest is what was left open at the end, and may be near empty: no rank waits beside it,
+            some = max(step, EVENED)  # and no step has next to nothing to learn from
+            rest[:some] = evened(rest[:some], self.token_budget, self.attention_cost)
         order = torch.randperm(len(rest) // step, generator=generator).tolist()
         steps = [rest[place * step : (place + 1) * step] for place in order]
         return [*completing, *(pack for one in steps for pack in one), *beginning]
@@ -185,11 +187,15 @@ def evened(packs: list[list[View]], token_budget: int, attention_cost: float) ->
     """The views of some packs shared out anew, the dearest first, each to the cheapest pack that has room; as they were
     where one finds none, or where that is less even."""
     shared: list[list[View]] = [[] for _ in packs]
+    rooms, costs = [token_budget] * len(packs), [0.0] * len(packs)
     for view in sorted((view for pack in packs for view in pack), key=lambda view: -view.tokens):
-        roomy = [pack for pack in shared if sum(other.tokens for other in pack) + view.tokens <= token_budget]
+        roomy = [number for number, room in enumerate(rooms) if room >= view.tokens]
         if not roomy:
             return packs
-        min(roomy, key=lambda pack: cost(pack, attention_cost)).append(view)
+        cheapest = min(roomy, key=costs.__getitem__)
+        shared[cheapest].append(view)
+        rooms[cheapest] -= view.tokens
+        costs[cheapest] += cost([view], attention_cost)
     shared = [sorted(pack, key=lambda view: view.tokens) for pack in shared]
     return min(packs, shared, key=lambda some: imbalance([cost(pack, attention_cost) for pack in some]))
 
