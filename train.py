@@ -30,7 +30,7 @@ from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.continuation import write_continuation
 from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser, frozen_facts
 from video_dit.ema import EMA
-from video_dit.engine import global_sum, initialize, process_group, set_learning_rate
+from video_dit.engine import check_stage, global_sum, initialize, process_group, set_learning_rate
 from video_dit.failures import gradient_line, is_out_of_memory, memory_advice, not_finite_line
 from video_dit.few_steps import FOLDER, steps_fact
 from video_dit.flops import PackFlops, peak_tflops
@@ -57,6 +57,7 @@ def train(config: RunConfig, stop: Stop) -> None:
     save and return."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
+    check_stage(settings, world)
     student = config.distill.steps  # the fewest and the most, or none
     result = run_dir / (FOLDER if student else "lora" if settings.lora.rank else "model")
 
@@ -88,13 +89,14 @@ def train(config: RunConfig, stop: Stop) -> None:
     workers, program = config.data.workers, ("video_dit.validation",)
     loader = load_ahead(train_packs.packs, positions, workers, program) if reads else repeat(None, len(positions))
     items = zip(positions, loader, strict=True)
+    on_gpu = engine.device.type == "cuda"
 
-    def upcoming() -> tuple[list[BuiltPack], list[Pack]]:
+    def read_step() -> tuple[list[BuiltPack], list[Pack]]:
         """The packs of the next step, whole and this rank's part of each; none after the last step."""
         read = islice(items, settings.accumulation)
         built = [of_first(train_packs.build(item, at) if reads else None, group) for at, item in read]
         packs = [split_pack(one.pack, group) for one in built]
-        return built, [pack.pin_memory() if engine.device.type == "cuda" else pack for pack in packs]
+        return built, [pack.pin_memory() for pack in packs] if on_gpu else packs
 
     progress = Progress(run_dir, start, settings.max_steps, show=rank == 0, wandb=settings.wandb)
     peak = peak_tflops(engine.device, settings.peak_tflops)
@@ -138,11 +140,11 @@ def train(config: RunConfig, stop: Stop) -> None:
     if global_sum(lacks, engine.device):
         with suppress(StoppedError):
             publish(start, last)
-    next_built, next_packs = upcoming()
+    ahead: tuple[list[BuiltPack], list[Pack]] | None = None
     for step in range(start, settings.max_steps):
         began = time.perf_counter()
         set_learning_rate(engine, settings, step)
-        built, packs = next_built, next_packs
+        built, packs = ahead or read_step()
         known = {
             "tokens": sum(view.tokens for one in built for view in one.views),
             "left_out": sum(one.left_out for one in built),
@@ -161,7 +163,7 @@ def train(config: RunConfig, stop: Stop) -> None:
             tally.add(placed, errors)
             engine.backward(errors.sum() * tally.scale)
             if number == len(packs):
-                next_built, next_packs = upcoming()  # while a GPU computes
+                ahead = read_step() if on_gpu else None  # while it computes
                 totals = tally.totals()
                 if totals.not_finite:
                     clips = sorted({clip for bad in totals.packs_not_finite for clip in packs[bad].clips})
@@ -215,6 +217,7 @@ def end(line: str | None) -> NoReturn:
 def dry_run(config: RunConfig) -> list[str]:
     """What `train` would be trained on, compute and hold, in lines; nothing is written, and no clip is read."""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
+    check_stage(config.train, ranks)
     data_ranks = packs_at_once(config.train.sequence_parallel, ranks)
     packs_per_step = data_ranks * config.train.accumulation
     codec = LatentCodec.from_pretrained(config.vae.path, dtype=torch.bfloat16)

@@ -61,7 +61,7 @@ def call(ranks: int, *words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "ranks"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (1, 1), (3, 2)])
 def test_a_student_resumes_as_if_uninterrupted_and_is_picked_up(stage: int, ranks: int, tmp_path: Path) -> None:
     words = ["tools/distill.py", "--config", "sora_tiny.yaml", f"train.init_from={MODEL}", *FEW]
     words += [f"data.cache={tmp_path}/cache", f"train.zero_stage={stage}", "train.decay_steps=0"]

@@ -49,7 +49,7 @@ def run_config(tool: ModuleType, run_dir: Path, **train: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize(("freeze", "zero_stage"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(("freeze", "zero_stage"), [(False, 0), (False, 1), (True, 2)])
 def test_a_run_stopped_half_way_ends_in_the_same_weights(
     tool: ModuleType, one_rank: None, tmp_path: Path, freeze: bool, zero_stage: int
 ) -> None:
@@ -80,7 +80,7 @@ def random_start(tool: ModuleType, folder: Path) -> str:
     return str(folder / "start")
 
 
-@pytest.mark.parametrize(("zero_stage", "optimizer"), [(1, "adamw"), (3, "muon")])
+@pytest.mark.parametrize(("zero_stage", "optimizer"), [(0, "muon"), (1, "adamw"), (3, "muon")])
 def test_a_frozen_encoder_gives_the_latents_it_gave(
     tool: ModuleType, one_rank: None, tmp_path: Path, zero_stage: int, optimizer: str
 ) -> None:

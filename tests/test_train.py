@@ -13,7 +13,6 @@ import pytest
 import tiny_training
 import torch
 from conftest import free_port
-from deepspeed import DeepSpeedEngine
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,6 +24,7 @@ from vae3d import LatentCodec
 from video_dit import VideoPipeline
 from video_dit.config import RunConfig, load_config
 from video_dit.denoiser import Denoiser, build_denoiser
+from video_dit.engine import Engine
 from video_dit.lora import load_lora
 from video_dit.sources import encoding
 from video_dit.stopping import Stop
@@ -247,7 +247,7 @@ def test_sigterm_late_in_a_step_ends_that_step(
     main: Main, one_rank_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Asked(train.EMA):
-        def update(self, engine: DeepSpeedEngine, step: int) -> None:
+        def update(self, engine: Engine, step: int) -> None:
             super().update(engine, step)
             if step == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -284,7 +284,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_both(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [0, 1, 3])
 def test_an_adapter_resumes_as_if_uninterrupted(tmp_path: Path, stage: int) -> None:
     """It is all that the run leaves, and it has learnt something."""
     settings = [*tiny_training.CLIPS, "data.validation_packs=1", "data.sample_prompts=[]"]

@@ -11,7 +11,7 @@ from data import dataset
 from data.packing import View
 from data.transforms import to_float
 from vae3d import LatentCodec, VideoVAE
-from video_dit.batch import LEVELS_MULTIPLE, Pack, build_pack, encode_clip
+from video_dit.batch import LEVELS_MULTIPLE, Lesson, Pack, build_pack, encode_clip
 from video_dit.context import CONTEXT_LEVEL_MAX, ContextConfig
 from video_dit.noise import NoiseConfig, add_noise, loss_weight, path_alphas_cumprod, to_epsilon, to_sample
 from video_dit.text import TextConfig, byte_t5
@@ -286,21 +286,28 @@ def test_stored_embeddings_go_with_the_caption_of_the_epoch() -> None:
     assert build(MIXED).prompts.stored is None
 
 
-def test_all_that_a_gpu_reads_of_a_pack_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not would be copied while the host waits; bounds of segments stay with the host."""
+def test_all_tensors_of_a_pack_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not would be copied while the host waits; of segments, which are few numbers, the bounds stay there."""
     pinned: list[int] = []
 
     def pin(tensor: Tensor) -> Tensor:
-        pinned.append(tensor.numel())
+        pinned.append(tensor.data_ptr())
         return tensor.clone()
 
     monkeypatch.setattr(Tensor, "pin_memory", pin)
-    pack = build(MIXED)
+    stored = [(view, {**encoded, "prompt_embeds.0": torch.zeros(2, 16)}, text) for view, encoded, text in MIXED[:3]]
+    pack = build([*stored, *MIXED[3:]], context=replace(NO_COLD, text_dropout=0.0))
+    pack = replace(pack, lesson=Lesson(torch.zeros(3), torch.ones(3), 4))
     copy = pack.pin_memory()
+    prompts, lesson = pack.prompts, pack.lesson
+    assert lesson is not None
+    assert prompts.stored is not None
     tensors = [value for value in vars(pack).values() if isinstance(value, Tensor)]
-    tensors += [*pack.prompts.ids, *pack.prompts.masks, pack.prompts.places]
-    assert sorted(pinned) == sorted(tensor.numel() for tensor in tensors)
+    tensors += [*prompts.ids, *prompts.masks, prompts.places, prompts.stored, lesson.ends, lesson.guidance]
+    assert sorted(pinned) == sorted(tensor.data_ptr() for tensor in tensors)
     for name, value in vars(pack).items():
         if isinstance(value, Tensor):
             assert torch.equal(getattr(copy, name), value)
-    assert (copy.clips, copy.segments, copy.prompts.encoded) == (pack.clips, pack.segments, pack.prompts.encoded)
+    assert (copy.clips, copy.segments, copy.prompts.encoded) == (pack.clips, pack.segments, prompts.encoded)
+    assert copy.lesson is not None
+    assert copy.lesson.teacher_steps == 4

@@ -1,4 +1,4 @@
-"""The average of weights, kept in slices: written by two ranks, read by one, for ZeRO 1, 2 and 3."""
+"""The average of weights, kept in slices: written by two ranks, read by one, for all stages."""
 
 import os
 import subprocess

@@ -34,6 +34,8 @@ def test_the_advice_names_what_is_not_turned_yet() -> None:
     assert "checkpointing" not in line
     assert "zero_stage" not in line
     assert "offload" not in line
+    line = memory_advice(MemoryError(), 4608, TrainConfig(zero_stage=0))
+    assert "train.zero_stage=2 (on several ranks), train.offload_optimizer=true with train.zero_stage=1" in line
     line = memory_advice(RuntimeError("no\nmemory" + 200 * "!"), 4608, TrainConfig())
     assert line.startswith("out of memory (no memory!!!")
     assert len(line) < 400

@@ -181,3 +181,6 @@ def test_the_report_has_the_parameters_and_marks_the_stage(tiny_dit: VideoDiT) -
     rows = report[-3:]
     assert [row.split()[0] for row in rows] == ["1", "2", "3"]
     assert [row.endswith("<- train.zero_stage") for row in rows] == [False, True, False]
+    alone = footprint_lines(TrainConfig(zero_stage=0), tiny_dit, tokenizer, encoder, source, plan, 1)[-4:]
+    assert [row.split()[0] for row in alone] == ["0", "1", "2", "3"]
+    assert [row.endswith("<- train.zero_stage") for row in alone] == [True, False, False, False]

@@ -4,7 +4,6 @@ through the engine."""
 from collections.abc import Callable
 
 import torch
-from deepspeed import DeepSpeedEngine
 from deepspeed import comm as dist
 from torch.distributed import ProcessGroup
 
@@ -14,7 +13,7 @@ from video_dit import VideoDiT
 from video_dit.batch import Pack, build_pack
 from video_dit.context import ContextConfig
 from video_dit.denoiser import Denoiser
-from video_dit.engine import TrainConfig, set_learning_rate
+from video_dit.engine import Engine, TrainConfig, set_learning_rate
 from video_dit.noise import NoiseConfig
 from video_dit.sequence_parallel import split_pack
 from video_dit.tally import StepTally
@@ -81,7 +80,7 @@ def pack(position: int) -> Pack:
 
 
 def steps(
-    engine: DeepSpeedEngine,
+    engine: Engine,
     config: TrainConfig,
     first: int,
     stop: int,

@@ -37,8 +37,13 @@ class Lesson:
     teacher_steps: int
 
     def to(self, device: torch.device | str) -> "Lesson":
-        """The same on another device."""
-        return Lesson(self.ends.to(device), self.guidance.to(device), self.teacher_steps)
+        """The same on another device, which is not waited for where this one is pinned."""
+        ends, guidance = (tensor.to(device, non_blocking=True) for tensor in (self.ends, self.guidance))
+        return Lesson(ends, guidance, self.teacher_steps)
+
+    def pin_memory(self) -> "Lesson":
+        """The same in memory that a GPU reads by itself."""
+        return Lesson(self.ends.pin_memory(), self.guidance.pin_memory(), self.teacher_steps)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Exponential moving average of weights, kept in fp32 as each rank's slices of ZeRO's master weights."""
+"""Exponential moving average of weights, kept in fp32 as each rank's slices of the master weights."""
 
 from pathlib import Path
 
@@ -24,9 +24,10 @@ class EMA:
     def update(self, engine: Engine, step: int) -> None:
         """Move the average towards the weights after optimizer step ``step`` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, parts = ([part for _, part in slices.values()] for slices in (self.slices, local_fp32_slices(engine)))
+        now = local_fp32_slices(engine)
+        averages = [self.slices[name][1] for name in now]
         if averages:  # a rank may have no part of any
-            torch._foreach_lerp_(averages, parts, 1 - decay)
+            torch._foreach_lerp_(averages, [part for _, part in now.values()], 1 - decay)
 
     def save(self, folder: Path, rank: int) -> Path:
         """Write this rank's slices to ``folder/ema-rank-N.safetensors``."""

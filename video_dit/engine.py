@@ -1,4 +1,4 @@
-"""What every training program shares: its settings, its ranks and the DeepSpeed engine."""
+"""What every training program shares: its settings, its ranks and its engine."""
 
 import os
 import time
@@ -59,7 +59,7 @@ class TrainConfig:
     computation for a fraction of the activations."""
     ema_decay: float = 0.999
     compile: bool = True
-    """Compile the blocks of the transformer, on a GPU with ZeRO 1 or 2; a minute at the start."""
+    """Compile the blocks of the transformer, on a GPU, but for ZeRO 3; some 10 s at the start."""
     init_from: str = ""
     """A model folder to start from; empty starts from random weights."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
@@ -196,9 +196,8 @@ def initialize(module: nn.Module, config: TrainConfig, dtype: torch.dtype | None
     muon = config.optimizer == "muon"
     optimizer = muon_optimizer(module, config) if muon else adamw_optimizer(module, config)
     dtype, max_grad_norm = dtype or fast_dtype(device), 0.0 if muon else config.max_grad_norm
+    check_stage(config, dist.get_world_size())
     if not config.zero_stage:
-        if (ranks := dist.get_world_size()) > 1:
-            raise ValueError(f"train.zero_stage=0 is for one rank, and there are {ranks}: use train.zero_stage=1")
         return LocalEngine(module, optimizer, device, dtype, config.accumulation, max_grad_norm)
     if muon and device.type == "cpu":
         # DeepSpeed compiles Muon's iteration, for each shape anew: a minute at the start, and no gain on a CPU
@@ -221,6 +220,12 @@ def initialize(module: nn.Module, config: TrainConfig, dtype: torch.dtype | None
     }
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
     return engine
+
+
+def check_stage(config: TrainConfig, ranks: int) -> None:
+    """Raises ValueError where several ranks are in stage 0."""
+    if not config.zero_stage and ranks > 1:
+        raise ValueError(f"train.zero_stage=0 is for one rank, and there are {ranks}: use train.zero_stage=1")
 
 
 def reduce_bucket_size(module: nn.Module) -> int:

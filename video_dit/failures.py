@@ -20,9 +20,9 @@ def memory_advice(error: BaseException, token_budget: int, config: TrainConfig) 
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     keys = [] if config.checkpointing else ["train.checkpointing=true"]
     if config.zero_stage < 3:
-        keys.append(f"train.zero_stage={config.zero_stage + 1} (on several ranks)")
+        keys.append(f"train.zero_stage={max(2, config.zero_stage + 1)} (on several ranks)")
     if not config.offload_optimizer:
-        keys.append("train.offload_optimizer=true")
+        keys.append(f"train.offload_optimizer=true{'' if config.zero_stage else ' with train.zero_stage=1'}")
     keys.append(f"data.token_budget below {token_budget}")
     return f"out of memory ({reason}): try {', '.join(keys)}; --dry-run tells what a rank needs"
 
@@ -36,7 +36,7 @@ def not_finite_line(step: int, rank: int, clips: list[int]) -> str:
 
 
 def gradient_line(step: int) -> str:
-    """What is known of a gradient that is no number any more where each loss was one; DeepSpeed leaves its step off."""
+    """What is known of a gradient that is no number any more where each loss was one; its step is left off."""
     return (
         f"the gradient is not finite at step {step}, though the loss is: lower train.lr; "
         "the weights were left as they were"

@@ -21,7 +21,7 @@ from video_dit.layers import fast_dtype
 from video_dit.lora import copy_adapter
 from video_dit.model import VideoDiT
 from video_dit.preflight import count, first_epoch
-from video_dit.text import alike
+from video_dit.text import MAX_GROUPS, alike, text_groups
 from video_dit.tokens import Segments
 
 FP32 = 4  # bytes
@@ -42,6 +42,7 @@ def measure_pack(
     samples: Sequence[tuple[int, int]],
     dtype: torch.dtype,
     checkpointing: bool = False,
+    groups: int = MAX_GROUPS,
 ) -> PackCost:
     """Run forward and backward on the meta device, where tensors have no memory, and count.
 
@@ -50,8 +51,9 @@ def measure_pack(
     Args:
         samples: tokens, and tokens of the prompt, of each sample of the pack.
         dtype: of weights and activations. checkpointing: of each block its input is kept, and all of one at a time.
+        groups: of prompts that are encoded together, at most.
     """
-    one, two = (_run(transformer, text_encoder, samples, dtype, layers) for layers in (1, 2))
+    one, two = (_run(transformer, text_encoder, samples, dtype, layers, groups) for layers in (1, 2))
     further = transformer.config.num_layers - 1
     flops, kept = (a + further * (b - a) for a, b in zip(one, two, strict=True))
     if checkpointing:
@@ -66,6 +68,7 @@ def _run(
     samples: Sequence[tuple[int, int]],
     dtype: torch.dtype,
     layers: int,
+    groups: int,
 ) -> tuple[int, int]:
     """FLOPs, and bytes kept for the way back: of all storages that are not weights."""
     seen: dict[int, Tensor] = {}  # by storage; as long as a tensor is held no other storage has its address
@@ -81,7 +84,7 @@ def _run(
         weights, weights_of_text = _weights(shallow, dtype), _weights(text_encoder, dtype)
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             states = []
-            for group in alike(texts.lengths):  # as `video_dit.text.tokenize` puts them together
+            for group in alike(texts.lengths, groups):  # as `video_dit.text.tokenize` puts them together
                 ids = torch.zeros(len(group), max(texts.lengths[place] for place in group), dtype=torch.long)
                 output = functional_call(text_encoder, weights_of_text, (), {"input_ids": ids})
                 states.append(output.last_hidden_state.flatten(0, 1))  # (s m) d
@@ -161,8 +164,9 @@ class RankMemory:
 def rank_memory(module: nn.Module, config: TrainConfig, stage: int, ranks: int, dtype: torch.dtype) -> RankMemory:
     """What a rank of so many holds with ZeRO ``stage``, as DeepSpeed 0.19 was seen to; in stage 0 the one rank alone.
 
-    Stage 3 cuts the weights up, but on several ranks keeps up to 10⁹ of them whole between forward and backward. Muon
-    in stages 1 and 2 holds its momentum twice, in the weights' own type, and its updates beside their gradients.
+    In stage 0 weights in fp32 are their own masters. Stage 3 cuts the weights up, but on several ranks keeps up to 10⁹
+    of them whole between forward and backward. Muon in stages 1 and 2 holds its momentum twice, in the weights' own
+    type, and its updates beside their gradients.
     """
     every = sum(p.numel() for p in module.parameters())
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -173,13 +177,13 @@ def rank_memory(module: nn.Module, config: TrainConfig, stage: int, ranks: int, 
     if stage == 3:
         whole = min(every, settings.max_live_parameters) if ranks > 1 else 0
         weights = size * (-(-every // ranks) + whole)
-    elif by_muon and stage:
+    elif by_muon and stage > 0:
         gradients += size * by_muon // ranks
         momentum = 2 * size * by_muon // ranks
     return RankMemory(
         weights=weights,
         gradients=gradients,
-        optimizer=FP32 * part + 2 * FP32 * (trained - by_muon) // ranks + momentum,
+        optimizer=(FP32 * part if stage or size < FP32 else 0) + 2 * FP32 * (trained - by_muon) // ranks + momentum,
         average=FP32 * part,
         bucket=(FP32 if stage == 3 else size) * reduce_bucket_size(module) if stage else 0,
     )
@@ -212,7 +216,8 @@ def footprint_lines(
     lengths = [len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]]
     tokens = [view.tokens for view in packs[costliest]]
     samples = list(zip(tokens, lengths, strict=True))
-    measured = measure_pack(transformer, text_encoder, samples, dtype, config.checkpointing)
+    groups = text_groups(config.zero_stage)
+    measured = measure_pack(transformer, text_encoder, samples, dtype, config.checkpointing, groups)
     flops = measured.flops * mean(costs) / max(costs) * plan.packs_per_step
     step_tokens = mean(sum(view.tokens for view in pack) for pack in packs) * plan.packs_per_step
     activations = measured.activations // config.sequence_parallel

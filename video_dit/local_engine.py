@@ -15,23 +15,29 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True)
 class _Group:
-    """The parameters of one of the optimizer's groups, by shape. weights, gradients: of all, end to end, in the type
-    that the module computes in; the parameters and their gradients are views of them. masters: the same in fp32."""
+    """The parameters of one of the optimizer's groups, by shape.
+
+    weights, gradients: of all, end to end, in the type that the module computes in. masters: the weights in fp32, which
+    are the same tensor where that is the type. views: what each parameter's gradient must be.
+    """
 
     params: list[nn.Parameter]
     weights: Tensor
     gradients: Tensor
     masters: Tensor
+    views: list[Tensor]
 
     @classmethod
-    def of(cls, params: list[nn.Parameter]) -> "_Group":
+    def flatten(cls, params: list[nn.Parameter]) -> "_Group":
+        """Make each parameter and its gradient a view of the group's."""
         params = sorted(params, key=lambda p: tuple(p.shape))
         weights = torch.cat([p.detach().flatten() for p in params])
         gradients = torch.zeros_like(weights)
         sizes = [p.numel() for p in params]
-        for p, weight, gradient in zip(params, weights.split(sizes), gradients.split(sizes), strict=True):
-            p.data, p.grad = weight.view_as(p), gradient.view_as(p)
-        return cls(params, weights, gradients, weights.float())
+        views = [part.view_as(p) for p, part in zip(params, gradients.split(sizes), strict=True)]
+        for p, weight, view in zip(params, weights.split(sizes), views, strict=True):
+            p.data, p.grad = weight.view_as(p), view
+        return cls(params, weights, gradients, weights.float(), views)
 
     def parts(self) -> Iterator[tuple[nn.Parameter, slice]]:
         """Each parameter, and where it stands."""
@@ -52,12 +58,13 @@ class LocalEngine:
     """One device, nothing shared out.
 
     A step is some operations on whole groups of parameters, where those of ZeRO and its Muon are many for each: of a
-    small model a GPU waits for them most of the time. What is computed is the same, but for Muon's momentum, which is
-    in fp32 here.
+    small model a GPU waits for them most of the time. What is computed is the same up to rounding; the momentum of Muon
+    is in fp32 here.
 
     Args:
-        module: is moved to ``device`` and ``dtype``; masters are in fp32.
-        optimizer: over the module's parameters, with a group ``use_muon`` where it is DeepSpeed's Muon.
+        module: all of it is moved to ``device`` and ``dtype``.
+        optimizer: over the module's trained parameters, with a group ``use_muon`` where it is DeepSpeed's Muon.
+        device, dtype: where and in what the module computes; masters are in fp32.
         accumulation: backward passes that make a step.
         max_grad_norm: longer gradients are cut to it; 0 leaves them.
     """
@@ -76,7 +83,8 @@ class LocalEngine:
         self.module, self.device = module.to(device=device, dtype=dtype), device
         self.optimizer = self.basic_optimizer = optimizer
         self._accumulation, self._max_grad_norm, self._passes, self._applied = accumulation, max_grad_norm, 0, False
-        self._groups = [_Group.of(group["params"]) for group in optimizer.param_groups]
+        self._groups = [_Group.flatten(group["params"]) for group in optimizer.param_groups]
+        self._names = {id(p): name for name, p in module.named_parameters()}
         for settings, group in zip(optimizer.param_groups, self._groups, strict=True):
             settings["params"] = [group.masters]
 
@@ -93,6 +101,8 @@ class LocalEngine:
         """Step, where this was the last pass of one, unless the gradient is not finite."""
         if self._passes % self._accumulation:
             return
+        for group in self._groups:  # with another tensor as its gradient a parameter would learn nothing
+            assert all(p.grad is view for p, view in zip(group.params, group.views, strict=True))
         norm = torch.stack([torch.linalg.vector_norm(g.gradients, dtype=torch.float32) for g in self._groups]).norm()
         self._applied = bool(norm.isfinite())
         if self._applied:
@@ -135,10 +145,9 @@ class LocalEngine:
 
     def parts(self) -> Iterator[tuple[str, nn.Parameter, Tensor, slice]]:
         """Name of each trained parameter, itself, the optimizer's tensor that holds it, and where there."""
-        names = {id(p): name for name, p in self.module.named_parameters()}
         for group in self._groups:
             for p, part in group.parts():
-                yield names[id(p)], p, group.masters, part
+                yield self._names[id(p)], p, group.masters, part
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -17,7 +16,7 @@ from video_dit.batch import Pack, build_pack, encode_clip
 from video_dit.config import RunConfig
 from video_dit.distillation import on_schedule
 from video_dit.sources import clip_source, pack_plan, training_clips
-from video_dit.text import MAX_GROUPS
+from video_dit.text import text_groups
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class PackBuilder(Dataset):
 
     def __init__(self, packs: Packs, config: RunConfig, r: int, tokenizer: PreTrainedTokenizerBase) -> None:
         self.packs, self.config, self.r, self.tokenizer = packs, config, r, tokenizer
-        # on a GPU that waits for the host to say what to do, the time of a call counts, not that of padding
-        self.text_groups = 1 if config.train.zero_stage == 0 and torch.cuda.is_available() else MAX_GROUPS
+        self.text_groups = text_groups(config.train.zero_stage)
 
     def __getitem__(self, position: int) -> "BuiltPack | LoadedPack":
         loaded = self.packs[position]

@@ -1,4 +1,4 @@
-"""How ZeRO cuts up parameters: a rank's slices of fp32 weights and optimizer state, written and read by any ranks."""
+"""How parameters are cut up: a rank's slices of fp32 weights and optimizer state, written and read by any ranks."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack

@@ -199,6 +199,7 @@ def mixed_lines(mixed: Mixed, peak: float, device: str) -> list[str]:
     s = mixed.settings
     budget = s["token_budget"] * s["accumulation"]
     fill = sum(mixed.tokens) / (len(mixed.tokens) * budget)
+    zero = f"ZeRO {s['zero_stage']}" if s["zero_stage"] else "no ZeRO"
     compiled = ", compiled" if s["compile"] and device == "cuda" else ""
     compiled += ", activations checkpointed" if s["checkpointing"] else ""
     own, both = mixed.flops_per_second, mixed.all_flops_per_second
@@ -206,7 +207,7 @@ def mixed_lines(mixed: Mixed, peak: float, device: str) -> list[str]:
     memory = f", {mixed.peak_bytes / 2**30:.1f} GiB at most" if device == "cuda" else ""
     return [
         f"\n{mixed.config}: {mixed.parameters / 1e6:.1f} M parameters and {mixed.text_parameters / 1e6:.1f} M of the "
-        f"text encoder, {s['weights']}, {s['optimizer']}, ZeRO {s['zero_stage']}{compiled}, "
+        f"text encoder, {s['weights']}, {s['optimizer']}, {zero}{compiled}, "
         f"{s['device']}, torch {s['torch']}",
         f"  packs of {s['token_budget']} tokens x {s['accumulation']}, {fill:.1%} filled; a sample has "
         + ", ".join(f"{number:.0f}" for number in mixed.shapes)

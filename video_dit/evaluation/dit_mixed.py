@@ -1,7 +1,7 @@
 """What a training step of a config reaches on this machine: tokens a second and the share of the processor's peak.
 
-The step is that of train.py: its DeepSpeed engine over transformer and text encoder, its plan of packs and captions of
-its clips. Latents are random numbers, so nothing is rendered, read or encoded, and packs are built before.
+The step is that of train.py: its engine over transformer and text encoder, its plan of packs and captions of
+its clips. Latents are random numbers, so nothing is rendered, read or encoded, and packs are built and pinned before.
 """
 
 import re
@@ -26,6 +26,7 @@ from video_dit.evaluation.speed import clock
 from video_dit.flops import PackFlops
 from video_dit.sources import pack_plan, training_clips
 from video_dit.tally import StepTally
+from video_dit.text import text_groups
 
 CAPTIONS = 64
 """Captions that the clips share: to find a scene of the world takes 50 ms."""
@@ -104,6 +105,7 @@ def measure_mixed(config: str, options: MixedOptions) -> Mixed:
     count = (options.warm_up + options.steps) * run.train.accumulation
     module = build_denoiser(run, codec)
     packs = synthetic_packs(run, codec, source, pack_plan(run, codec, source), module.tokenizer, count)
+    packs = [pack.pin_memory() for pack in packs] if options.device == "cuda" else packs
     with process_group():
         return _train(config, run, module, packs, options)
 
@@ -196,6 +198,7 @@ def synthetic_packs(
                 run.context,
                 run.noise,
                 tokenizer,
+                text_groups(run.train.zero_stage),
             )
         )
     return packs
