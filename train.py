@@ -57,7 +57,6 @@ def train(config: RunConfig, stop: Stop) -> None:
     save and return."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
-    check_stage(settings, world)
     student = config.distill.steps  # the fewest and the most, or none
     result = run_dir / (FOLDER if student else "lora" if settings.lora.rank else "model")
 

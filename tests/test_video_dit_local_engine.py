@@ -11,10 +11,9 @@ from tiny_engine import OPTIMIZERS, averages, same, start, tiny, weights
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from video_dit import local_engine
 from video_dit.ema import EMA
 from video_dit.engine import Engine, TrainConfig, initialize, set_learning_rate
-from video_dit.local_engine import LocalEngine, orthogonal
+from video_dit.local_engine import LocalEngine
 from video_dit.slices import local_state_slices
 
 ALONE = TrainConfig(zero_stage=0, lr=0.03, muon_lr=0.1, warmup_steps=1, max_grad_norm=0.5)
@@ -28,7 +27,7 @@ def backward(engine: Engine, seed: int, scale: float = 1.0) -> None:
 
 @OPTIMIZERS
 def test_its_steps_are_those_of_zero(one_rank: None, optimizer: str) -> None:
-    """In fp32, but for Muon's iterations, whose rounding in bf16 differs; only gradients of the first step are cut."""
+    """In fp32; only gradients of the first step are cut."""
     alone = replace(ALONE, optimizer=optimizer)
     engines = [initialize(tiny(), replace(alone, zero_stage=stage), torch.float32) for stage in (0, 1)]
     assert isinstance(engines[0], LocalEngine)
@@ -41,36 +40,12 @@ def test_its_steps_are_those_of_zero(one_rank: None, optimizer: str) -> None:
             backward(engine, step, 100.0 if step == 0 else 0.1)
             engine.step()
             assert engine.was_step_applied()
-    one, other = (states(engine) for engine in engines)
-    assert one.keys() == other.keys()
-    for name, part in other.items():
-        tolerance = 1e-5 if optimizer == "adamw" else 0.03  # of the momentum; its steps moved the weights differently
-        torch.testing.assert_close(one[name], part, rtol=tolerance, atol=tolerance * float(part.abs().max()))
-    one, other = (weights(engine) for engine in engines)
-    for name, part in other.items():
-        moved = (part - begun[name]).abs().mean()
-        assert (one[name] - part).abs().mean() < (1e-4 if optimizer == "adamw" else 0.1) * moved, name
-
-
-def test_a_step_of_muon_is_nesterovs_momentum_made_orthogonal_and_scaled(
-    one_rank: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here matrices stay as they are, so that all but the iterations can be seen."""
-    monkeypatch.setattr(local_engine, "orthogonal", lambda matrices: matrices)
-    config = replace(ALONE, optimizer="muon", weight_decay=0.2)
-    engine = initialize(tiny(), config, torch.float32)
-    name, rows, columns = "0.weight", 7, 5
-    weight = weights(engine)[name].clone()
-    momentum = torch.zeros_like(weight)
-    for step in range(3):
-        set_learning_rate(engine, config, step)
-        backward(engine, step)
-        gradient = engine.module.get_parameter(name).grad.flatten().clone()
-        engine.step()
-        momentum = 0.95 * momentum + 0.05 * gradient
-        update = (0.05 * gradient + 0.95 * momentum) * (rows / columns) ** 0.5
-        weight = weight * (1 - 0.1 * 0.2) - 0.1 * update
-        torch.testing.assert_close(weights(engine)[name], weight)
+    for read in (weights, states):
+        one, other = (read(engine) for engine in engines)
+        assert one.keys() == other.keys()
+        for name, part in other.items():
+            torch.testing.assert_close(one[name], part, rtol=1e-5, atol=1e-5 * float(part.abs().max()))
+    assert not any(torch.equal(weights(engines[0])[name], part) for name, part in begun.items())
 
 
 def test_a_gradient_that_the_engine_does_not_hold_is_seen(one_rank: None) -> None:
@@ -147,23 +122,7 @@ def test_a_step_of_many_layers_is_as_many_operations_as_one_of_few(one_rank: Non
             count = operations(engine.step) + operations(lambda ema=ema, engine=engine: ema.update(engine, 1))
         counts.append(count)
     assert counts[0] == counts[1]
-    assert counts[0] < 100
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 12, 4), (1, 4, 12)])
-def test_matrices_are_made_orthogonal_each_by_itself(shape: tuple[int, ...]) -> None:
-    matrices = (
-        torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        * torch.tensor([1e-3, 1.0, 50.0])[: shape[0], None, None]
-    )
-    found = orthogonal(matrices)
-    sizes = torch.linalg.svdvals(found.float())
-    assert sizes.min() > 0.4
-    assert sizes.max() < 1.4
-    turned = found.float() @ matrices.mT if shape[1] < shape[2] else found.float().mT @ matrices
-    assert torch.linalg.eigvalsh((turned + turned.mT) / 2).min() > 0  # about the polar factor, not any other
-    for one, matrix in zip(found, matrices, strict=True):
-        torch.testing.assert_close(one, orthogonal(matrix[None])[0], atol=0.02, rtol=0.02)
+    assert counts[0] < 200
 
 
 def test_it_is_for_one_rank(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from math import prod, sqrt
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic that takes singular values to about 1 in five steps (Jordan et al., 2024)."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class LocalEngine:
                 if self._max_grad_norm:
                     gradient *= cut.clamp(max=1)
                 if settings.get("use_muon"):
-                    gradient = self._muon_update(gradient, group, settings["momentum"])
+                    gradient = self._muon_update(gradient, group, settings["momentum"], settings["ns_method"])
                 group.masters.grad = gradient
             self.optimizer.step()
             self.round_masters()
@@ -120,17 +117,17 @@ class LocalEngine:
             group.masters.grad = None
             group.gradients.zero_()
 
-    def _muon_update(self, gradient: Tensor, group: _Group, momentum: float) -> Tensor:
-        """Nesterov's momentum with all matrices made orthogonal, those of a shape at a time: what DeepSpeed's optimizer
-        takes in place of the gradient of a flat tensor."""
+    def _muon_update(self, gradient: Tensor, group: _Group, momentum: float, ns_method: str) -> Tensor:
+        """What DeepSpeed's optimizer takes in place of the gradient of a flat tensor: its update of all matrices, those
+        of a shape at a time, not compiled for each shape anew."""
+        from deepspeed.runtime.zero.muon.original_muon import muon_update  # compiles kernels
+
         state = self.optimizer.state[group.masters]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(group.masters)
-        buffer = state["momentum_buffer"]
-        buffer.lerp_(gradient, 1 - momentum)
-        gradient.lerp_(buffer, momentum)
-        for stack in group.stacks(gradient):
-            stack.copy_(orthogonal(stack) * sqrt(max(1, stack.shape[1] / stack.shape[2])))
+        with torch.compiler.set_stance("force_eager"):
+            for stack, buffer in zip(group.stacks(gradient), group.stacks(state["momentum_buffer"]), strict=True):
+                stack.copy_(muon_update(stack, buffer, momentum, ns_method=ns_method))
         return gradient
 
     @torch.no_grad()
@@ -148,17 +145,3 @@ class LocalEngine:
         for group in self._groups:
             for p, part in group.parts():
                 yield self._names[id(p)], p, group.masters, part
-
-
-def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The orthogonal matrices nearest to ``(k, rows, columns)``, about: singular values of 0.5 to 1.5. In bf16, by
-    Newton-Schulz iterations, after Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon)."""
-    a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
