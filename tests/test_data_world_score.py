@@ -17,10 +17,12 @@ from data.world.score import (
     Share,
     against_others,
     agreement,
+    asked_of,
     centre_errors,
     flicker,
     frechet_distance,
     full_prompt,
+    judge_agreements,
     kept_identity,
     shares,
     true_owners,
@@ -69,6 +71,20 @@ def test_the_full_prompt_of_a_scene_states_every_attribute() -> None:
     assert told.keys() == {*ATTRIBUTES, "all"} and all(all(holds) for holds in told.values())
     assert len(told["colour"]) == len(scene.objects)
     assert 2 * len(told["relations"]) >= len(scene.relations) > len(told["relations"])  # each said once
+
+
+def test_of_a_short_clip_only_what_does_not_take_time_to_tell_is_asked() -> None:
+    scene = next(s for s in SCENES if {"larger than", "left of"} <= {one.word for one in s.relations})
+    said = full_prompt(scene)
+    assert asked_of(said, 33) == said
+    told = agreement(perfect(scene), asked_of(said, 17))
+    assert told.keys() == {"count", "colour", "shape", "material", "relations", "ground", "time of day", "all"}
+    assert all(one.word != "larger than" for one in asked_of(said, 17).relations)
+    for num_frames, right in ((17, True), (33, False)):
+        wrong = {"motion": "spin clockwise"}
+        seen = [replace(o, words=o.words | wrong, centres=o.centres[:num_frames]) for o in perfect(scene).objects]
+        (told,), _ = judge_agreements([replace(perfect(scene), objects=tuple(seen))], [scene], num_frames, 8.0, 1.0)
+        assert told["all"] == [right]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,17 @@ def test_a_table_for_seen_and_held_out_with_all_that_tells_how_far_to_trust_it(
         assert found["measures"]["samples"]["Fréchet distance"] > 0
         assert len(found["prompts"]) == count
         assert all(set(prompt["wrong"]) <= set(ATTRIBUTES) for prompt in found["prompts"])
+
+
+def test_of_two_seconds_motions_are_not_asked_about(
+    evaluate: ModuleType, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    json_file = tmp_path / "figures.json"
+    assert call(evaluate, monkeypatch, *parts, "--prompts=4", "--seconds=2", f"--json={json_file}") == 0
+    for found in json.loads(json_file.read_text())["sets"].values():
+        for column in found["shares"].values():
+            assert [column[name]["asked"] for name in ("size", "motion", "direction", "camera")] == [0] * 4
+            assert column["count"]["asked"] and column["all"]["asked"]
         assert sum(prompt["all right"] for prompt in found["prompts"]) == found["shares"]["samples"]["all"]["right"]
         assert all(not prompt["wrong"] for prompt in found["prompts"] if prompt["all right"])
         low, share, high = (found["shares"]["oracle"]["count"][name] for name in ("low", "share", "high"))
@@ -130,7 +141,7 @@ def test_prompts_in_free_wording_have_no_oracle(
         (["--prompts=3"], "use 4 or more"),
         (["--json=nowhere/a.json"], "must be a file in a folder that exists"),
         (["--seconds=-1"], "above 0"),
-        (["--seconds=2"], "use 4 or more"),
+        (["--seconds=1.5"], "use 2 or more"),
         (["--picture=a.jpg"], "ends in .png"),
         (["--style=poem"], "style='poem' is no caption style"),
         (["--size=64"], "like 64x64"),
@@ -377,6 +388,6 @@ def test_bad_options_of_extend_are_one_clear_line(
 
 def test_torch_is_not_imported_for_help_or_a_wrong_option() -> None:
     tool = Path(__file__).parents[1] / "tools" / "evaluate.py"
-    for options in (["vae", "--help"], ["vae", "--picture=a.jpg"], ["world", "--seconds=2"], ["extend", "--clips=1"]):
+    for options in (["vae", "--help"], ["vae", "--picture=a.jpg"], ["world", "--seconds=1"], ["extend", "--clips=1"]):
         result = subprocess.run([sys.executable, "-X", "importtime", tool, *options], capture_output=True, text=True)
         assert " torch" not in result.stderr and " data.options" in result.stderr

@@ -17,7 +17,7 @@ from video_dit.evaluation.extend_report import (
 )
 from video_dit.evaluation.measures import Figures
 
-BEST = Figures(100.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+BEST = Figures(100.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
 LONG = Plan(cut_clip("forward", 36, 4, 4), 4, 0.03, 4, "forward, 4 windows")
 SHORT = Plan(cut_clip("forward", 9, 4, 4), 1, 0.03, 4, "forward")
 
@@ -72,8 +72,10 @@ def test_a_sweep_has_a_line_for_each_context() -> None:
         ("motion", 0.5, 2.1),
         ("motion", 1.9, 0.5),
         ("identity", 0.9, 0.8),
+        ("colours", 0.9, 0.8),
         ("repetition", 0.1, 0.2),
         ("position", 0.1, 0.2),
+        ("position_2s", 0.1, 0.2),
         ("colour_drift", 1, 2),
     ],
 )
@@ -95,20 +97,23 @@ def test_ours_is_worse_where_it_falls_short_by_more() -> None:
 
 def test_requirements_name_what_is_not_met() -> None:
     met = extend_requirements(LONG, means_of(BEST, BEST), 8.0)
-    assert [one.met for one in met] == [True] * 5
-    poor = replace(BEST, seam_to_codec=1.3, motion=1.5, colour_drift=2.1, identity=0.9)
+    assert [one.met for one in met] == [True] * 7
+    poor = replace(BEST, seam_to_codec=1.3, motion=1.5, colour_drift=2.1, identity=0.9, colours=0.9, position_2s=0.11)
     missed = extend_requirements(LONG, means_of(poor, BEST), 8.0)
-    assert [one.met for one in missed] == [False] * 5
-    assert "worse in seam to codec's, motion, drift, identity" in missed[-1].text and missed[-1].value == 4
-    least = replace(BEST, seam_to_codec=1.2, motion=0.7, colour_drift=2.0, identity=0.95)
-    assert [one.met for one in extend_requirements(LONG, means_of(least, least), 8.0)] == [True] * 5
+    assert [one.met for one in missed] == [False] * 7
+    assert "worse in seam to codec's, motion, drift, position at 2 s, identity, colours" in missed[-1].text
+    assert missed[-1].value == 6
+    least = replace(BEST, seam_to_codec=1.2, motion=0.7, colour_drift=2.0, identity=0.95, colours=0.95, position_2s=0.1)
+    assert [one.met for one in extend_requirements(LONG, means_of(least, least), 8.0)] == [True] * 7
 
 
-def test_drift_is_asked_of_ten_seconds_and_identity_where_there_is_a_judge() -> None:
-    unknown = replace(BEST, identity=None, colour_drift=50.0)
+def test_drift_is_asked_of_ten_seconds_and_objects_where_there_is_a_judge() -> None:
+    unknown = replace(BEST, identity=None, colours=None, position_2s=None, colour_drift=50.0)
     assert [one.met for one in extend_requirements(SHORT, means_of(unknown, BEST), 8.0)] == [
         True,
         True,
+        None,
+        None,
         None,
         None,
         False,

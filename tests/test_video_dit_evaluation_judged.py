@@ -9,8 +9,18 @@ import torch
 from data.world import sample_scene
 from data.world.judge import Judge
 from data.world.reading import ObjectReading, Reading
-from video_dit.evaluation.cuts import DIRECTIONS, cut_clip
-from video_dit.evaluation.judged import in_order, judge_clips, kept, order_from_the_join, position_error
+from video_dit.evaluation.cuts import DIRECTIONS, boundary_repeated, cut_clip, given_of
+from video_dit.evaluation.judged import (
+    frame_after,
+    in_order,
+    judge_clips,
+    kept,
+    moved_at,
+    order_from_the_join,
+    position_error,
+    same_colours,
+)
+from video_dit.evaluation.measures import Judged
 
 JUDGE = Path(__file__).parents[1] / "checkpoints" / "judge"
 
@@ -29,23 +39,24 @@ def test_the_truth_is_where_it_is_and_stays_what_it_is_and_a_frame_of_another_sc
         cut = cut_clip(direction, 9, 4, 4)
         wrong = truth.clone()
         wrong[cut.made] = other[cut.made]
-        (right, identity), (astray, _) = judge_clips(judge, torch.stack([truth, wrong]), scene, cut, 8.0)
-        assert identity == 1
-        assert right is not None and astray is not None
-        assert right < 0.03 < astray
+        right, astray = judge_clips(judge, torch.stack([truth, wrong]), scene, cut, 8.0)
+        assert right.identity == 1
+        assert right.position is not None and astray.position is not None
+        assert right.position < 0.03 < astray.position
+        assert (right.colours, astray.colours) == ((None, None) if cut.num_made < 17 else (1, 0))
 
 
 def test_of_a_loop_no_place_is_right() -> None:
     cut = cut_clip("loop", 9, 4, 4)
     clip = sample_scene("val", 3).render(cut.num_frames, 64, 64, 8.0)
-    ((position, identity),) = judge_clips(Judge.load(JUDGE), clip[None], sample_scene("val", 3), cut, 8.0)
-    assert position is None and identity is not None
+    (seen,) = judge_clips(Judge.load(JUDGE), clip[None], sample_scene("val", 3), cut, 8.0)
+    assert seen.position is None and seen.colours is None and seen.identity is not None
 
 
 def test_black_clips_have_nothing_to_say() -> None:
     cut = cut_clip("forward", 9, 4, 4)
     black = torch.zeros(1, 33, 64, 64, 3, dtype=torch.uint8)
-    assert judge_clips(Judge.load(JUDGE), black, sample_scene("val", 3), cut, 8.0) == [(None, None)]
+    assert judge_clips(Judge.load(JUDGE), black, sample_scene("val", 3), cut, 8.0) == [Judged(colours=0.0)]
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -83,3 +94,48 @@ def test_what_the_judge_does_not_find_has_no_place() -> None:
     cut = cut_clip("forward", 9, 4, 4)
     truth = in_order(sample_scene("val", 3).truth(33, 8.0), list(range(33)), cut)
     assert position_error(reading(), truth) is None
+
+
+def test_two_seconds_from_the_join_are_counted_from_the_given_frame_there() -> None:
+    forward, backward = cut_clip("forward", 21, 10, 4), cut_clip("backward", 21, 10, 4)
+    assert frame_after(forward, 8.0) == forward.start - 1 + 16 and frame_after(backward, 8.0) == backward.stop - 16
+    assert frame_after(forward, 1.0) == forward.start + 1
+    for short in (cut_clip("forward", 9, 8, 4), cut_clip("connect", 21, 10, 4), cut_clip("loop", 21, 10, 4)):
+        assert frame_after(short, 8.0) is None
+
+
+def test_after_two_seconds_only_what_slides_or_orbits_counts_and_only_then() -> None:
+    scenes = [sample_scene("val", seed) for seed in range(12)]
+    for scene in scenes:
+        truth = scene.truth(33, 8.0)
+        for was, obj in zip(truth.objects, moved_at(truth, 20).objects, strict=True):
+            moves = was.motion.startswith("slide") or was.motion == "orbit"
+            assert obj.visible.tolist() == [moves and number == 20 and bool(was.visible[20]) for number in range(33)]
+    kinds = {obj.motion for scene in scenes for obj in scene.objects}
+    assert any(kind.startswith("slide") for kind in kinds) and "bounce" in kinds  # both kinds were seen
+
+
+def test_what_stands_still_is_off_after_two_seconds() -> None:
+    """Of the first scene whose only object slides to a side."""
+    judge, cut = Judge.load(JUDGE), cut_clip("forward", 21, 10, 4)
+    scenes = (sample_scene("val", seed) for seed in range(100))
+    scene = next(s for s in scenes if [o.motion in ("slide left", "slide right") for o in s.objects] == [True])
+    clip = scene.render(cut.num_frames, 64, 64, 8.0)
+    still = boundary_repeated(given_of(clip, cut), cut)
+    right, off = judge_clips(judge, torch.stack([clip, still]), scene, cut, 8.0)
+    assert right.position_2s is not None and off.position_2s is not None
+    assert right.position_2s < 0.03 < 0.1 < off.position_2s
+
+
+def test_colours_and_count_are_those_of_what_is_visible() -> None:
+    scene = sample_scene("val", 3)
+    truth = scene.truth(33, 8.0)
+    colours = [obj.colour for obj in truth.objects if obj.visible[16]]
+
+    def seen(*words: str) -> Reading:
+        one = [ObjectReading({"colour": word}, torch.zeros(1, 2), torch.ones(1), ()) for word in words]
+        return Reading(tuple(one), {}, torch.zeros(1))
+
+    assert same_colours(seen(*reversed(colours)), truth, 16) == 1
+    assert same_colours(seen(*colours, "white"), truth, 16) == same_colours(seen(*colours[1:]), truth, 16) == 0
+    assert same_colours(seen(*["white"] * len(colours)), truth, 16) == 0

@@ -22,7 +22,7 @@ from video_dit.evaluation.measures import (
 both = pytest.mark.parametrize("direction", ["forward", "backward"])
 each = pytest.mark.parametrize("direction", DIRECTIONS)
 RATE = 8.0
-BEST = Figures(100.0, 1.0, 1.0, 1.0, 0.0, 0.0, None, None, 0.0)
+BEST = Figures(100.0, 1.0, 1.0, 1.0, 0.0, 0.0, None, None, None, None, 0.0)
 
 
 def moving(num_frames: int = 17) -> Tensor:

@@ -113,7 +113,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     expander = "tell them in full for the model, as tools/generate.py does, and see whether it shows what they say"
     world.add_argument("--expand-prompt", type=something, metavar="MODEL", help=expander)
     world.add_argument("--size", type=size, metavar="WxH", help="pixels (default: as the model was trained most)")
-    world.add_argument("--seconds", type=positive, default=4.0, help="of each clip (default: %(default)s)")
+    of_seconds = "of each clip, 2 or more; motions are asked about from 4 on (default: %(default)s)"
+    world.add_argument("--seconds", type=positive, default=4.0, help=of_seconds)
     world.add_argument("--batch", type=at_least(1), default=16, help="samples made at a time (default: %(default)s)")
     world.add_argument("--judge", type=Path, default=ROOT / "checkpoints" / "judge", help="default: the shipped one")
     picture = ROOT / "outputs" / "evaluate-world.png"
@@ -160,8 +161,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     args = parser.parse_args(arguments)
     check_files(parser, args)
-    if args.command == "world" and args.seconds < 4:
-        parser.error(f"--seconds {args.seconds:g}: the judge takes 4 seconds to tell motions apart: use 4 or more")
+    if args.command == "world" and args.seconds < 2:
+        parser.error(f"--seconds {args.seconds:g}: the judge takes 2 seconds to tell what is there: use 2 or more")
     return args
 
 

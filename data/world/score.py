@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
 from data.world.caption import Relation
+from data.world.judge import WINDOW
 from data.world.labels import parted_motion
 from data.world.prompt import ObjectWords, Prompt
 from data.world.reading import MOST_FOUND, ObjectReading, Reading
@@ -72,6 +73,16 @@ def full_prompt(scene: Scene) -> Prompt:
     relations = tuple(one for one in scene.relations if one.word in ("left of", "behind", "larger than"))
     pairs = (scene.pair,) if scene.pair else ()
     return Prompt(objects, scene.camera.motion, scene.ground, scene.time_of_day, relations, pairs)
+
+
+def asked_of(prompt: Prompt, num_frames: int) -> Prompt:
+    """What a prompt says that the judge can tell from so many frames: of fewer than `WINDOW`, what is there and where,
+    but not how it and the camera move, nor sizes."""
+    if num_frames >= WINDOW:
+        return prompt
+    objects = tuple(replace(one, size=None, motion=None, direction=None) for one in prompt.objects)
+    relations = tuple(one for one in prompt.relations if one.word != "larger than")
+    return replace(prompt, objects=objects, camera=None, relations=relations)
 
 
 def agreement(
@@ -142,7 +153,7 @@ def judge_agreements(
     for reading, scene in zip(readings, scenes, strict=True):
         truth = scene.truth(num_frames, frame_rate).at_aspect(aspect)
         owners = true_owners(reading, truth)
-        agreements.append(agreement(reading, full_prompt(scene), owners))
+        agreements.append(agreement(reading, asked_of(full_prompt(scene), num_frames), owners))
         errors += centre_errors(reading, truth, owners)
     return agreements, errors
 

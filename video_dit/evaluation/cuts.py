@@ -50,6 +50,14 @@ class Cut:
         around = [(self.stop - 1, 0)] if self.direction == "loop" else []
         return before + after + around
 
+    def farthest(self, count: int) -> slice:
+        """The ``count`` made frames, or all if there are fewer, that are farthest from what is given: the last forward,
+        the first backward, those in the middle between two joins."""
+        count = min(count, self.num_made)
+        between = len(self.joins) == 2
+        first = self.start + (self.num_made - count) // 2 if between else self.stop - count if self.start else 0
+        return slice(first, first + count)
+
     @property
     def has_truth(self) -> bool:
         """Whether a longer clip can tell what is right: a world that goes on does not come back to its start."""

@@ -25,7 +25,7 @@ from video_dit.evaluation.extend_report import (
     table,
 )
 from video_dit.evaluation.judged import judge_clips
-from video_dit.evaluation.measures import Figures, expected_of_given, expected_of_truth, measure
+from video_dit.evaluation.measures import UNJUDGED, Figures, expected_of_given, expected_of_truth, measure
 from video_dit.evaluation.unseen import UnseenClip, real_clips, world_clips
 from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype, find_device
@@ -206,12 +206,12 @@ def figures_of(
         expected = expected_of_truth(frames[: cut.num_frames], decoded[: cut.num_frames], cut, frame_rate)
     else:
         expected = expected_of_given(frames, decoded, frame_rate)
-    judged: list[tuple[float | None, float | None]] = [(None, None)] * len(whole)
+    judged = [UNJUDGED] * len(whole)
     if judge is not None and clip.scene is not None:
         judged = judge_clips(judge, torch.stack(list(whole.values())), clip.scene, cut, frame_rate)
     return {
-        name: measure(one, truth, expected, cut, frame_rate, position, identity)
-        for (name, one), (position, identity) in zip(whole.items(), judged, strict=True)
+        name: measure(one, truth, expected, cut, frame_rate, seen)
+        for (name, one), seen in zip(whole.items(), judged, strict=True)
     }
 
 

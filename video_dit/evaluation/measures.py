@@ -3,7 +3,7 @@
 Black clips and ones that stand still have figures as well: what is below `vae3d.metrics.SEEN` counts as that.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,26 @@ def expected_of_given(given: Tensor, decoded: Tensor, frame_rate: float) -> Expe
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What the judge sees of a continuation; None where it cannot tell.
+
+    position: distance of the objects from where they truly are, in widths of the picture. position_2s: that of objects
+        that slide or orbit, 2 s from what is given on its one side.
+    identity: 1 where all objects keep shape and colour beyond the join, else 0. colours: 1 where those made frames that
+        are farthest from what is given, seen by themselves, show as many objects as they should, in their colours,
+        else 0.
+    """
+
+    position: float | None = None
+    position_2s: float | None = None
+    identity: float | None = None
+    colours: float | None = None
+
+
+UNJUDGED = Judged()
+
+
+@dataclass(frozen=True)
 class Figures:
     """How good a continuation is; None where it cannot be told.
 
@@ -62,8 +82,7 @@ class Figures:
         still, and flicker counts as well.
     colour_shift: of the made frames' mean colour to that of the truth, in [0, 1].
     colour_drift: see `colour_drift`, percent of the range in 10 s.
-    position: distance of the objects from where they truly are, in widths of the picture, as the judge sees them.
-    identity: 1 where all objects keep shape and colour beyond the join, as the judge sees them, else 0.
+    position, position_2s, identity, colours: see `Judged`.
     repetition: see `repetition`; less that of the truth.
     """
 
@@ -74,7 +93,9 @@ class Figures:
     colour_shift: float | None
     colour_drift: float
     position: float | None
+    position_2s: float | None
     identity: float | None
+    colours: float | None
     repetition: float
 
 
@@ -84,15 +105,14 @@ def measure(
     expected: Expected,
     cut: Cut,
     frame_rate: float,
-    position: float | None = None,
-    identity: float | None = None,
+    judged: Judged = UNJUDGED,
 ) -> Figures:
     """Figures of a whole continued clip.
 
     Args:
         truth: the whole true clip, or None where it is not known.
         expected: of the truth, or of the given frames.
-        position, identity: what the judge says.
+        judged: what the judge says.
     """
     made, wanted = clip[cut.made], None if truth is None else truth[cut.made]
     return Figures(
@@ -102,9 +122,8 @@ def measure(
         motion=max(float(steps(made).mean()), SEEN) / max(expected.motion, SEEN),
         colour_shift=None if wanted is None else colour_difference(made, wanted),
         colour_drift=colour_drift(clip, truth, cut, frame_rate),
-        position=position,
-        identity=identity,
         repetition=repetition(clip, cut.made, frame_rate) - expected.repetition,
+        **asdict(judged),
     )
 
 
@@ -134,22 +153,19 @@ def colour_difference(frames: Tensor, other: Tensor) -> float:
 def colour_drift(clip: Tensor, truth: Tensor | None, cut: Cut, frame_rate: float) -> float:
     """How far the mean colour goes astray in 10 s: percent of the range, the mean over channels.
 
-    Where it has gone farthest, in the second of made frames that is farthest from what is given (the last one forward,
-    the first one backward, that in the middle between two joins), it is compared to the truth of the same second; where
+    Where it has gone farthest, in the second of `Cut.farthest`, it is compared to the truth of the same second; where
     that is not known, to the second of given frames at each join. The difference is divided by the time that has been
     made up to there, so a short clip's error, not all of which is drift, weighs more.
     """
-    second = min(cut.num_made, max(1, round(frame_rate)))
-    both = len(cut.joins) == 2
-    first = cut.start + (cut.num_made - second) // 2 if both else cut.stop - second if cut.start else 0
-    far = slice(first, first + second)
+    far = cut.farthest(max(1, round(frame_rate)))
+    second = far.stop - far.start
     if truth is not None:
         wanted = truth[far]
     else:
         near = [clip[max(0, a + 1 - second) : a + 1] for a, b in cut.joins if b == cut.start]
         near += [clip[b : b + second] for a, b in cut.joins if a == cut.stop - 1]
         wanted = torch.cat(near)
-    elapsed = cut.num_made / frame_rate / (2 if both else 1)
+    elapsed = cut.num_made / frame_rate / len(cut.joins)
     return 100 * colour_difference(clip[far], wanted) * DRIFT_SECONDS / elapsed
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data.sheet import write_rows
 from data.transforms import to_float, to_uint8
 from data.world import is_held_out, sample_scene
-from data.world.judge import FRAME_RATE, Judge
+from data.world.judge import FRAME_RATE, WINDOW, Judge
 from data.world.prompt import Prompt, read_prompt
 from data.world.reading import MOST_FOUND, Reading, read_clips
 from data.world.scene import Scene
@@ -23,6 +23,7 @@ from data.world.score import (
     Share,
     against_others,
     agreement,
+    asked_of,
     flicker,
     frechet_distance,
     judge_agreements,
@@ -207,7 +208,8 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
 
     Beside the samples stand true clips of the same scenes through the codec ("oracle": the most there can be), the
     samples against one another's prompts (what chance gives), and how often the judge is right about everything there
-    is to say of unseen clips. In the table of held-out triples, only objects of such a triple are counted.
+    is to say of unseen clips. In the table of held-out triples, only objects of such a triple are counted. Of clips
+    shorter than 4 s only what `asked_of` leaves is asked about.
 
     Args:
         options: what to measure.
@@ -220,7 +222,7 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     """
     check_model_folder(options.model)
     sets = prompt_sets(options)
-    prompts = [read_prompts(part.texts) for part in sets]
+    said = [read_prompts(part.texts) for part in sets]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     told_sets = told_in_full(sets, options, device, say)
     judge = Judge.load(options.judge).to(device)
@@ -231,6 +233,9 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     pipe.check_size(height, width)
     r, _ = pipe.codec.frame_rule
     clip_format = ClipFormat(1 + r * round(options.seconds * FRAME_RATE / r), height, width)
+    prompts = [[asked_of(prompt, clip_format.num_frames) for prompt in part] for part in said]
+    if clip_format.num_frames < WINDOW:
+        say(f"{clip_format.num_frames} frames do not tell motions, directions, sizes and the camera: not asked about")
 
     scenes = [sample_scene("all", UNSEEN + seed) for seed in range(options.prompts)]
     renders = clip_format.render(scenes)
