@@ -21,7 +21,7 @@ import torch
 import transformers
 from deepspeed import comm as dist
 
-from data.packing import cost, imbalance, load_ahead, rank_positions
+from data.packing import cost, imbalance, load_ahead, lost_worker, rank_positions
 from vae3d import LatentCodec
 from video_dit.attention import use_flash_attention_3
 from video_dit.batch import Pack
@@ -264,9 +264,12 @@ def main(description: str = __doc__, defaults: Sequence[str] = ()) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        line = lost_worker(error) if isinstance(error, RuntimeError) else ""
+        if is_out_of_memory(error):
+            line = memory_advice(error, config.data.token_budget, config.train)
+        if not line:
             raise
-        print(f"\n{parser.prog}: {memory_advice(error, config.data.token_budget, config.train)}", file=sys.stderr)
+        print(f"\n{parser.prog}: {line}", file=sys.stderr)
         return 1
     return 0
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,11 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from data.dataset import Clip, ClipShape
 from data.latents import TensorCache
-from data.packing import LatentShape, PackPlan, Packs, View, cost, evened, imbalance, pack_views
+from data.packing import (
+    LatentShape,
+    PackPlan,
+    Packs,
+    View,
+    cost,
+    evened,
+    imbalance,
+    load_ahead,
+    lost_worker,
+    pack_views,
+)
 from data.seeding import keyed_generator
 
 MIXED = [LatentShape(frames, tokens) for frames, tokens in [(13, 16), (13, 15), (5, 24), (1, 36), (9, 60)]]
@@ -255,6 +267,23 @@ def test_a_loader_gives_whole_packs(tmp_path: Path) -> None:
     packs = grey_packs(tmp_path)
     loaded = list(DataLoader(packs, batch_size=None, sampler=[0, 3]))
     assert [[i.view for i in pack.items] for pack in loaded] == [[i.view for i in packs[n].items] for n in (0, 3)]
+
+
+class Deadly(Dataset):
+    """An item of it ends the process that reads it."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, position: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return position
+
+
+def test_a_worker_that_was_ended_from_outside_is_told_of() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        next(load_ahead(Deadly(), range(3), 1))
+    assert "data.workers" in lost_worker(caught.value) and not lost_worker(RuntimeError("another"))
 
 
 SLOW_READER = '''

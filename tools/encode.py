@@ -153,11 +153,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Exit code 0 when this rank's share is written, 2 for the user's mistakes, 1 for what failed, 130 for Ctrl-C."""
     args = parse_arguments()
+    from data.packing import lost_worker
+
     try:
         encode(args)
     except (ValueError, OSError) as error:
         print(f"encode.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+    except RuntimeError as error:
+        if not (line := lost_worker(error)):
+            raise
+        print(f"encode.py: {line}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("encode.py: stopped", file=sys.stderr)
         return 130

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data.crops import CropConfig, Crops
 from data.manifest import has_split
-from data.packing import load_ahead, rank_positions
+from data.packing import load_ahead, lost_worker, rank_positions
 from data.seeding import keyed_generator
 from data.transforms import to_float, to_uint8
 from vae3d import LatentCodec, VideoVAE
@@ -245,7 +245,7 @@ def train(config: VAEConfig, vae: VideoVAE, stop: Stop) -> None:
 
 
 def main() -> int:
-    """Exit code 2 for what the user got wrong."""
+    """Exit code 2 for what the user got wrong, 1 for what failed."""
     try:
         config = config_from_command_line(VAEConfig, __doc__.splitlines()[0])
         vae = build_vae(config)
@@ -254,6 +254,11 @@ def main() -> int:
     except ValueError as error:
         print(f"train_vae.py: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not (line := lost_worker(error)):
+            raise
+        print(f"\ntrain_vae.py: {line}", file=sys.stderr)
+        return 1
     return 0
 
 
