@@ -2,9 +2,9 @@
 
 Writes into ``run_dir``: ``model/`` (a diffusers folder with the averaged weights, for tools/generate.py), or the
 adapter alone, ``lora/`` where ``train.lora.rank`` is set and ``few_steps/`` by tools/distill.py; ``checkpoints/`` (the
-same command resumes from them, on any number of ranks), ``tensorboard/``, ``loss.png`` and ``samples/``. SIGTERM has it
-end the step, save and return. With ``--dry-run`` it writes nothing, but tells what the run would be trained on, compute
-and hold.
+same command resumes from them, on any number of ranks), ``tensorboard/``, ``metrics.jsonl``, ``loss.png``, ``samples/``
+and ``config.yaml`` (all settings). SIGTERM has it end the step, save and return. With ``--dry-run`` it writes nothing,
+but tells what the run would be trained on, compute and hold.
 """
 
 import os

@@ -1,7 +1,8 @@
 """Train the judge of the world: ``python tools/train_judge.py``.
 
 It learns from clips of all triples, held-out ones included, half of them passed through the model's autoencoder.
-Clips are rendered and passed through it once, into ``cache/judge``; the same command goes on where it was stopped.
+Clips are rendered and passed through it once, into ``cache/judge`` (about 7 GB); the same command goes on where it was
+stopped. It overwrites the shipped judge in ``checkpoints/judge``, first at step 1,000, unless ``--out`` says otherwise.
 """
 
 import argparse

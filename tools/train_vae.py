@@ -1,8 +1,8 @@
 """Train the video autoencoder: ``deepspeed tools/train_vae.py --config vae_tiny.yaml [section.key=value …]``.
 
 Writes into ``run_dir``: ``vae/`` (averaged weights with the statistics of their latents, for `LatentCodec`),
-``checkpoints/`` (the same command resumes from them), ``tensorboard/`` and ``validation.png`` (originals above
-reconstructions).
+``checkpoints/`` (the same command resumes from them), ``tensorboard/``, ``metrics.jsonl`` and ``loss.png``,
+``validation.png`` (originals above reconstructions) and ``config.yaml`` (all settings).
 """
 
 import math

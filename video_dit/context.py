@@ -1,7 +1,7 @@
 """Which tokens of a training sample are known, and how noisy each token is.
 
 Everything that sampling does later, from text to video over extension in both directions to inpainting, is one of
-these patterns (DESIGN, section 1), so training draws a random one for each sample.
+these patterns, so training draws a random one for each sample.
 """
 
 from dataclasses import dataclass
