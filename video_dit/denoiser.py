@@ -13,9 +13,9 @@ from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
 from video_dit.distillation import taught
 from video_dit.engine import TrainConfig
+from video_dit.loading import load_model
 from video_dit.lora import add_lora, copy_adapter, fingerprint
 from video_dit.model import VideoDiT
-from video_dit.model_folder import check_model_folder
 from video_dit.noise import NoiseConfig
 from video_dit.pipeline import VideoPipeline
 from video_dit.schedulers import model_scheduler, noise_facts
@@ -83,8 +83,7 @@ def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> De
             otherwise.
     """
     folder = config.train.init_from
-    check_model_folder(folder)
-    pipe = VideoPipeline.from_pretrained(folder)
+    pipe = load_model(folder, torch.float32)
     if pipe.codec.fingerprint() != codec.fingerprint():
         raise ValueError(f"train.init_from={folder} has another autoencoder than vae.path: use vae.path={folder}")
     check_start("model", asdict(config.model), pipe.transformer.config, folder)

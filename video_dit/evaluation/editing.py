@@ -23,8 +23,7 @@ from video_dit.evaluation.requirements import Requirement
 from video_dit.evaluation.world import UNSEEN, share_as_json, through_codec
 from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype, find_device
-from video_dit.model_folder import check_model_folder
-from video_dit.pipeline import VideoPipeline
+from video_dit.loading import load_model
 
 FROM, TO = "red", "green"
 CHANGED, STAYED, KEPT = 0.8, 0.8, 0.9  # shares that are asked for
@@ -127,10 +126,9 @@ def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
     Raises:
         ValueError: the model or the judge are no good.
     """
-    check_model_folder(options.model)
     device = find_device("auto")
     judge = Judge.load(options.judge).to(device)
-    pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
+    pipe = load_model(options.model, fast_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
     scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
     options = replace(options, guidance_scale=scale)

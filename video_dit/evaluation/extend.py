@@ -29,7 +29,7 @@ from video_dit.evaluation.measures import UNJUDGED, Figures, expected_of_given, 
 from video_dit.evaluation.unseen import UnseenClip, real_clips, world_clips
 from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype, find_device
-from video_dit.model_folder import check_model_folder
+from video_dit.loading import load_model
 from video_dit.pipeline import VideoPipeline
 from video_dit.sampling import SamplingConfig
 
@@ -122,9 +122,8 @@ def evaluate_extend(options: ExtendOptions, say: Callable[[str], None]) -> dict:
     Raises:
         ValueError: the model, the judge, the manifest or an option is no good, or the model has too short a window.
     """
-    check_model_folder(options.model)
     device = find_device("auto")
-    pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
+    pipe = load_model(options.model, fast_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
     scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
     options = replace(options, guidance_scale=scale)

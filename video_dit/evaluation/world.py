@@ -33,7 +33,7 @@ from data.world.score import (
 from vae3d import LatentCodec
 from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype
-from video_dit.model_folder import check_model_folder
+from video_dit.loading import load_model
 from video_dit.pipeline import VideoPipeline
 from video_dit.prompt_expansion import told_prompts
 
@@ -220,13 +220,12 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     Raises:
         ValueError: the model, the judge, the prompts or the size are no good.
     """
-    check_model_folder(options.model)
     sets = prompt_sets(options)
     said = [read_prompts(part.texts) for part in sets]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     told_sets = told_in_full(sets, options, device, say)
     judge = Judge.load(options.judge).to(device)
-    pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
+    pipe = load_model(options.model, fast_dtype(device)).to(device)
     scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
     options = replace(options, guidance_scale=scale)
     height, width = options.size or pipe.sizes[0]
