@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from video_dit.config import CONFIGS, RunConfig, find_config, load_config, save_config
+from video_dit.config import CONFIGS, DataConfig, RunConfig, find_config, load_config, save_config
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,15 @@ def test_file_and_overrides_win_over_defaults(tmp_path: Path) -> None:
         config.seed = 1
 
 
+def test_nothing_behind_the_sign_is_the_empty_text(tmp_path: Path) -> None:
+    file = write(tmp_path, "part:\n  name: b\n")
+    assert load_config(Whole, file, ["part.name="]).part.name == ""
+    assert load_config(Whole, file, ["part.name=x="]).part.name == "x="
+    assert load_config(RunConfig, "sora_tiny.yaml", ["data.cache="]).data.cache == ""
+    with pytest.raises(ValueError, match=r"part\.steps: Value '' of type 'str' could not be converted"):
+        load_config(Whole, file, ["part.steps="])
+
+
 def test_lists_are_replaced_and_not_merged(tmp_path: Path) -> None:
     config = load_config(Whole, write(tmp_path, "part:\n  sizes: [[1, 2], [3, 4]]"), ["part.sizes=[[5,6]]"])
     assert config.part.sizes == [[5, 6]]
@@ -55,6 +64,13 @@ def test_lists_are_replaced_and_not_merged(tmp_path: Path) -> None:
 
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load_config(Whole, write(tmp_path, "# nothing\n")) == Whole()
+
+
+def test_a_sample_prompt_that_begins_too_late_is_refused_before_training() -> None:
+    DataConfig(sample_prompts=["a ball", "0: a | 3: b"], window_frames=33)
+    for prompt, reason in (("0: a | 5: b", "begins at 5 s: samples last 4.125 s"), ("0: a | b", "must be 'SECONDS")):
+        with pytest.raises(ValueError, match=reason):
+            DataConfig(sample_prompts=["a ball", prompt], window_frames=33)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,13 @@ class Damaged(WorldClips):
         return super().load(index)
 
 
+class Timed(WorldClips):
+    """Whose captions look like a schedule of prompts."""
+
+    def text(self, index: int, epoch: int) -> str:
+        return "00:00 | a holiday"
+
+
 class NeverRead(WorldClips):
     """Whose clips take long."""
 
@@ -50,6 +57,11 @@ def test_it_is_the_same_each_time(tiny_pipe: VideoPipeline, tmp_path: Path) -> N
         write_continuation(tiny_pipe, world(), tmp_path / name, 1, Stop())
         sheets.append((tmp_path / name / "step-0000001-continued.png").read_bytes())
     assert sheets[0] == sheets[1]
+
+
+def test_a_caption_is_not_read_as_a_schedule(tiny_pipe: VideoPipeline, tmp_path: Path) -> None:
+    write_continuation(tiny_pipe, Timed("val", 1, 17, [[32, 32]], [8.0]), tmp_path, 1, Stop())
+    assert (tmp_path / "step-0000001-continued.png").is_file()
 
 
 @pytest.mark.parametrize("frames", [5, 9])

@@ -34,6 +34,13 @@ def test_what_does_not_begin_at_0_is_one_prompt(text: str) -> None:
     assert PromptSchedule.parse(text) == PromptSchedule((0.0,), (text,))
 
 
+def test_a_caption_that_looks_like_a_schedule_is_one_prompt() -> None:
+    caption = "0:15 | a timer"
+    assert PromptSchedule.plain(caption).at(20.0) == caption
+    assert PromptSchedule.of(PromptSchedule.plain(caption)) == PromptSchedule.plain(caption)
+    assert PromptSchedule.of("0: a | 1: b") == PromptSchedule.parse("0: a | 1: b")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

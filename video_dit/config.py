@@ -14,6 +14,7 @@ from video_dit.context import ContextConfig
 from video_dit.distillation import DistillConfig
 from video_dit.engine import TrainConfig
 from video_dit.noise import NoiseConfig
+from video_dit.request import PromptSchedule
 from video_dit.text import TextConfig
 
 Config = TypeVar("Config")
@@ -71,6 +72,12 @@ class DataConfig:
             raise ValueError("data.sizes and data.frame_rates need at least one positive entry each")
         if not 1 <= self.window_frames <= self.num_frames:
             raise ValueError(f"data.window_frames={self.window_frames} must be in [1, num_frames={self.num_frames}]")
+        seconds = self.window_frames / self.frame_rates[0]
+        for prompt in self.sample_prompts:  # hours before the first sample is made
+            if (start := PromptSchedule.parse(prompt).starts[-1]) >= seconds:
+                raise ValueError(
+                    f"data.sample_prompts has a prompt that begins at {start:g} s: samples last {seconds:g} s"
+                )
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,8 @@ def find_config(name: str) -> Path:
 
 
 def load_config(schema: type[Config], file: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file into ``schema``, a frozen dataclass, with ``section.key=value`` overrides.
+    """Read a config file into ``schema``, a frozen dataclass, with ``section.key=value`` overrides; ``section.key=`` is
+    the empty text.
 
     Raises:
         ValueError: the file is missing or no YAML, a key is unknown, a value has the wrong type or is refused by
@@ -158,7 +166,8 @@ def load_config(schema: type[Config], file: str, overrides: Sequence[str] = ()) 
         raise ValueError(f"config {path.name} must hold lines of key: value, not a list")
     try:
         config = OmegaConf.structured(schema)
-        merged = OmegaConf.merge(config, loaded, OmegaConf.from_dotlist(list(overrides)))
+        given = [override if override.partition("=")[2] else f"{override}''" for override in overrides]
+        merged = OmegaConf.merge(config, loaded, OmegaConf.from_dotlist(given))
         return cast(Config, OmegaConf.to_object(merged))
     except yaml.YAMLError as error:
         raise ValueError(f"overrides {' '.join(overrides)}: no YAML: {' '.join(str(error).split())}") from None

@@ -9,6 +9,7 @@ import torch
 
 from data.dataset import Clip, ClipSource
 from video_dit.pipeline import VideoPipeline
+from video_dit.request import PromptSchedule
 from video_dit.sampling import SamplingConfig
 from video_dit.stopping import Stop
 from video_dit.validation import write_clip
@@ -43,7 +44,7 @@ def write_continuation(
         known,
         "forward",
         seconds=max(1, groups - groups // 2) * r / clip.frame_rate,
-        prompt=source.text(index, 0),
+        prompt=PromptSchedule.plain(source.text(index, 0)),
         frame_rate=clip.frame_rate,
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,

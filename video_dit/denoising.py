@@ -1,6 +1,6 @@
 """What denoises the windows of a request, each under the prompts of its time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from video_dit.inversion import invert_window
 from video_dit.model import VideoDiT
-from video_dit.request import VideoRequest
+from video_dit.request import PromptSchedule, VideoRequest
 from video_dit.sampling import Prompts, StepCallback, Window, sample_window
 from video_dit.text import encode_prompts, pack_embeds
 from video_dit.tokens import Segments
@@ -97,7 +97,7 @@ def given_prompts(
 
 
 def listed_prompts(
-    prompt: str | list[str] | None,
+    prompt: str | PromptSchedule | Sequence[str | PromptSchedule] | None,
     negative_prompt: str | list[str],
     embeds: Tensor | None,
     mask: Tensor | None,
@@ -105,7 +105,7 @@ def listed_prompts(
     negative_mask: Tensor | None,
     width: int,
     copies: int,
-) -> tuple[list[str], list[str], Prompts | None]:
+) -> tuple[list[str | PromptSchedule], list[str], Prompts | None]:
     """A prompt and a negative one for each video, ``copies`` of each, and what they are encoded as if that is given, as
     `given_prompts` takes it.
 
@@ -116,7 +116,7 @@ def listed_prompts(
         raise ValueError(f"num_videos_per_prompt={copies} must be at least 1")
     if (prompt is None) == (embeds is None):
         raise ValueError("prompt and prompt_embeds exclude each other: give one")
-    texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+    texts = [prompt] if isinstance(prompt, str | PromptSchedule) else list(prompt or [])
     encoded = None
     if embeds is not None:
         texts = [""] * len(embeds)
@@ -126,8 +126,7 @@ def listed_prompts(
     negatives = [negative_prompt] * len(texts) if isinstance(negative_prompt, str) else list(negative_prompt)
     if len(negatives) != len(texts):
         raise ValueError(f"negative_prompt has {len(negatives)} texts: give one text, or a list of {len(texts)}")
-    copied = ([text for text in of for _ in range(copies)] for of in (texts, negatives))
-    return next(copied), next(copied), encoded
+    return [one for one in texts for _ in range(copies)], [one for one in negatives for _ in range(copies)], encoded
 
 
 def check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:

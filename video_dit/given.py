@@ -21,7 +21,7 @@ class SamplingOptions(TypedDict, total=False):
     noise. context_seconds: of the video that each window sees; default: half a window. The others are those of
     `SamplingConfig`."""
 
-    prompt: str
+    prompt: str | PromptSchedule
     negative_prompt: str
     frame_rate: float | None
     num_inference_steps: int
@@ -65,7 +65,7 @@ def given_request(
     video = torch.as_tensor(frames).cpu()
     return VideoRequest(
         mode,
-        (PromptSchedule.parse(options.get("prompt", "")),),
+        (PromptSchedule.of(options.get("prompt", "")),),
         (options.get("negative_prompt", ""),),
         frame_rate if (rate := options.get("frame_rate")) is None else rate,
         _sampling_of(options),

@@ -96,7 +96,8 @@ def check_starts(request: VideoRequest, r: int) -> None:
     duration = total / request.frame_rate
     for schedule in request.prompts:
         if schedule.starts[-1] >= duration:
-            raise ValueError(f"a prompt begins at {schedule.starts[-1]:g} s: the video goes from 0 to {duration:g} s")
+            start, text = schedule.starts[-1], schedule.texts[-1]
+            raise ValueError(f"the prompt {text!r} begins at {start:g} s: the video goes from 0 to {duration:g} s")
 
 
 def check_offered(request: VideoRequest, model: Any) -> None:

@@ -37,6 +37,16 @@ class PromptSchedule:
             raise ValueError(f"a prompt schedule with starts of [{starts}] must begin at 0 and rise: '0: … | 20: …'")
 
     @classmethod
+    def of(cls, prompt: "str | PromptSchedule") -> "PromptSchedule":
+        """A schedule as it is; of words, what `parse` makes of them."""
+        return prompt if isinstance(prompt, PromptSchedule) else cls.parse(prompt)
+
+    @classmethod
+    def plain(cls, text: str) -> "PromptSchedule":
+        """One prompt for the whole video, whatever it looks like: for captions that nobody wrote as a schedule."""
+        return cls((0.0,), (text,))
+
+    @classmethod
     def parse(cls, text: str) -> "PromptSchedule":
         """``"0: a dog sits | 20: it runs"``; what does not begin with ``0:``, with a space or a later ``|``, is one
         prompt for the whole video.
@@ -45,7 +55,7 @@ class PromptSchedule:
             ValueError: a later part has no start, or the starts do not rise.
         """
         if not re.match(r"\s*0+(\.0*)?\s*:(\s|.*\|)", text):
-            return cls((0.0,), (text,))
+            return cls.plain(text)
         starts: list[float] = []
         texts: list[str] = []
         for part in text.split("|"):

@@ -14,6 +14,7 @@ from data.transforms import to_float, to_uint8
 from video_dit.evaluation.cuts import Cut, Given, assembled
 from video_dit.noise import add_noise, level_shift
 from video_dit.pipeline import VideoPipeline
+from video_dit.request import PromptSchedule
 from video_dit.rollout import MakeWindow, make_between, roll_backward, roll_between, roll_forward
 from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window
 from video_dit.schedulers import ready_scheduler, scheduler_alphas_cumprod
@@ -38,7 +39,7 @@ def ours(pipe: VideoPipeline, given: Given, cut: Cut, prompt: str, setting: Sett
     """The whole clip as the pipeline makes it, uint8 ``(t, h, w, 3)``."""
     options: dict[str, Any] = {
         "seconds": cut.num_made / pipe.frame_rate,
-        "prompt": prompt,
+        "prompt": PromptSchedule.plain(prompt),
         "num_inference_steps": setting.sampling.num_inference_steps,
         "guidance_scale": setting.sampling.guidance_scale,
         "generator": torch.Generator().manual_seed(setting.seed),

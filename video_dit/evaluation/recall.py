@@ -14,8 +14,9 @@ from data.sheet import write_rows
 from data.transforms import to_float, to_uint8
 from video_dit.few_steps import use_few_steps
 from video_dit.layers import fast_dtype, find_device
-from video_dit.model_folder import check_model_folder
+from video_dit.loading import load_model
 from video_dit.pipeline import VideoPipeline
+from video_dit.request import PromptSchedule
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,8 @@ def evaluate_recall(options: RecallOptions, say: Callable[[str], None]) -> dict:
     Raises:
         ValueError: the model or the manifest cannot be read, there is no such device, or all captions are the same.
     """
-    check_model_folder(options.model)
     device = find_device(options.device)
-    pipe = VideoPipeline.from_pretrained(options.model, dtype=fast_dtype(device)).to(device)
+    pipe = load_model(options.model, fast_dtype(device)).to(device)
     pipe.set_progress_bar_config(leave=False, disable=None)
     scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
     sizes = {size: clip_latents(pipe, options.manifest, size) for size in sorted(set(pipe.sizes))}
@@ -78,7 +78,7 @@ def evaluate_recall(options: RecallOptions, say: Callable[[str], None]) -> dict:
         shape = clips.shape(texts.index(text))
         generator = torch.Generator().manual_seed(options.seed)
         output: Any = pipe(
-            text,
+            PromptSchedule.plain(text),
             height=shape.height,
             width=shape.width,
             num_inference_steps=options.steps,
