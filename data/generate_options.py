@@ -159,7 +159,11 @@ def parse(arguments: list[str] | None, description: str, model: Path) -> argpars
     told = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults))))
     given = {name for name, value in told.items() if value is not None}  # which no option on a command line is
     args = argparse.Namespace(**{name: value if name in given else defaults[name] for name, value in told.items()})
-    if reason := contradiction(args, given) or missing_file(args) or unfit_name(args):
+    try:
+        reason = contradiction(args, given) or missing_file(args) or unfit_name(args)
+    except OSError as error:  # a name is too long, or a folder cannot be looked into
+        reason = f"{error.filename}: {error.strerror}"
+    if reason:
         parser.error(reason)
     return args
 
@@ -196,6 +200,8 @@ def unfit_modes(args: argparse.Namespace, given: set[str]) -> str | None:
     if "fraction" in given and "interpolate" not in modes:
         return "--fraction needs --interpolate FILE"
     led_away = args.negative_prompt or args.guidance_interval != (0.0, 1.0)
+    if args.guidance_scale == 1 and led_away:
+        return "--negative-prompt and --guidance-interval need a --guidance-scale above 1"
     if "interpolate" in modes and args.guidance_scale is None and led_away:
         return "--negative-prompt and --guidance-interval need --guidance-scale with --interpolate, which has none"
     if "interpolate" in modes and args.step_cache:

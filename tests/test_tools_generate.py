@@ -159,6 +159,27 @@ def test_the_rate_of_the_model_may_be_too_high_for_a_gif(
     assert names() == []
 
 
+def test_what_is_wrong_with_a_later_prompt_is_told_before_any_video_is_made(
+    generate: Generate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("prompts.txt").write_text("a ball\n0: a | 50: b\n")
+    assert generate("--prompt-file", "prompts.txt", "--seconds", "1", "--out", "made") == 2
+    assert "the prompt 'b' begins at 50 s" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("made").exists()
+
+
+def test_too_little_memory_is_one_line(generate: Generate, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate("--prompt", "x", "--size", "1600000x1600000", "--out", "a.mp4") == 1
+    assert "out of memory" in (last := capsys.readouterr().err.splitlines()[-1]) and "--size" in last
+
+
+def test_a_video_of_one_frame_is_repeated(generate: Generate, tiny_pipe: VideoPipeline, tmp_path: Path) -> None:
+    tiny_pipe.transformer.register_to_config(sample_latent_frames=1)
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    assert generate("--prompt", "x", "--out", "a.mp4") == generate("--repeat", "a.mp4", "--out", "b.mp4") == 0
+    assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
+
+
 def test_an_adapter_changes_what_is_made(
     generate: Generate, tiny_pipe: VideoPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

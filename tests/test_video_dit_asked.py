@@ -106,3 +106,11 @@ def test_the_size_is_as_asked_or_that_nearest_in_shape(tiny_pipe: VideoPipeline)
     assert size(3.0, "--size", "64x32") == (32, 64)
     with pytest.raises(ValueError, match="width=33 must be a multiple of 16"):
         size(None, "--size", "33x32")
+
+
+def test_of_several_sizes_of_a_shape_the_nearest_in_pixels_is_taken(tiny_pipe: VideoPipeline) -> None:
+    tiny_pipe.transformer.register_to_config(sample_sizes=[[32, 32], [64, 64], [32, 64], [64, 128]])
+    args = parse([], "", Path("model"))
+    assert choose_size(args, tiny_pipe, 1.0, 60 * 60) == (64, 64)
+    assert choose_size(args, tiny_pipe, 2.0, 30 * 50) == (32, 64)
+    assert choose_size(args, tiny_pipe, 1.0) == (32, 32)

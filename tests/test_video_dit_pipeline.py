@@ -205,6 +205,13 @@ def test_a_longer_video_goes_through_many_windows(tiny_pipe: VideoPipeline) -> N
     assert shapes[::2] == [3, 3, 2]  # and the one-frame latent of the longer clip
 
 
+@pytest.mark.parametrize("rate", [29.97, 30000 / 1001, 24000 / 1001, 23.976, 8.0])
+def test_a_window_at_the_trained_rate_is_the_trained_one(tiny_pipe: VideoPipeline, rate: float) -> None:
+    for window in range(2, 64):
+        tiny_pipe.transformer.register_to_config(sample_latent_frames=window, frame_rate=rate)
+        assert tiny_pipe.window_at(rate) == window
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -222,7 +229,7 @@ def test_a_longer_video_goes_through_many_windows(tiny_pipe: VideoPipeline) -> N
         ({"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts: give one text, or a list of 1"),
         ({"negative_prompt_embeds": torch.zeros(1, 3, 16)}, "negative_prompt_embeds go with prompt_embeds"),
         ({"latents": torch.full((1, 4, 5, 4, 4), float("nan"))}, "latents hold values that are not finite"),
-        ({"prompt": "0: a | 5: b"}, "a prompt begins at 5 s: the video goes from 0 to 2.125 s"),
+        ({"prompt": "0: a | 5: b"}, "the prompt 'b' begins at 5 s: the video goes from 0 to 2.125 s"),
         ({"context_seconds": 0.0}, "context_seconds=0.0 must be above 0 and at most 2"),
         ({"context_seconds": 2.5}, "context_seconds=2.5 must be above 0 and at most 2"),
         ({"context_level": 1.0}, r"context_level=1.0 must be in \[0, 1\)"),

@@ -50,18 +50,11 @@ def load_pipeline(folder: Path, device: str, dtype: str) -> "VideoPipeline":
     import torch
 
     from video_dit.layers import fast_dtype, find_device
-    from video_dit.model_folder import check_model_folder
-    from video_dit.pipeline import VideoPipeline
+    from video_dit.loading import load_model
 
-    name = check_model_folder(folder, published=True)
     place = find_device(device)
     kind = fast_dtype(place) if dtype == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
-    if name == "WanPipeline":
-        from video_dit.published import load_wan
-
-        return load_wan(folder, kind).to(place)
-    pipe = VideoPipeline.from_pretrained(folder, dtype=kind, low_cpu_mem_usage=False)  # or accelerate is asked for
-    return pipe.to(place)
+    return load_model(folder, kind, published=True).to(place)
 
 
 def choose_scheduler(pipe: "VideoPipeline", name: str) -> None:
@@ -159,7 +152,7 @@ class Notes:
         self.args = argparse.Namespace(**vars(args))
         self.args.size = request.height, request.width
         self.args.frame_rate = request.frame_rate
-        if request.mode not in ("edit", "interpolate"):
+        if request.mode not in ("edit", "interpolate") and request.num_frames != 1:
             self.args.seconds = request.seconds or (request.num_frames - 1) / request.frame_rate
         self.args.device = str(pipe.device)
         self.args.dtype = {torch.bfloat16: "bf16", torch.float32: "fp32"}[pipe.dtype]
@@ -234,6 +227,7 @@ def run(args: argparse.Namespace) -> None:
     from video_dit.asked import in_few_steps, interpolation, request_of, sampling_config
     from video_dit.attention import use_flash_attention_3
     from video_dit.model_folder import find_model
+    from video_dit.pieces import check_starts
     from video_dit.request import PromptSchedule
 
     prompts = [PromptSchedule.parse(video.prompt) for video in videos]
@@ -252,6 +246,8 @@ def run(args: argparse.Namespace) -> None:
         choose_scheduler(pipe, args.scheduler)
     check_frame_rate(videos[0].path, args.frame_rate or pipe.frame_rate)
     request = in_few_steps(args, folder, pipe, request_of(args, pipe, say), say)
+    for prompt in prompts:  # the last is refused before the first is made
+        check_starts(replace(request, prompts=(prompt,)), pipe.codec.frame_rule[0])
     remembers = not args.pictures and videos[0].path.suffix.lower() in COMMENTED
     notes = Notes(args, pipe, request) if remembers else None
     loaded = time.perf_counter()
@@ -274,6 +270,14 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"generate.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+    except (RuntimeError, MemoryError) as error:
+        from video_dit.failures import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        print(f"generate.py: out of memory ({reason}): use a smaller --size", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         print(f"generate.py: {str(error) or 'stopped'}", file=sys.stderr)
         return 130

@@ -20,8 +20,11 @@ Say = Callable[[str], None]
 """Takes a line for the user; an empty one says nothing."""
 
 
-def choose_size(args: argparse.Namespace, pipe: VideoPipeline, aspect: float | None) -> tuple[int, int]:
-    """(height, width): as asked, or the trained size whose shape is nearest to ``aspect`` (width / height)."""
+def choose_size(
+    args: argparse.Namespace, pipe: VideoPipeline, aspect: float | None, pixels: int | None = None
+) -> tuple[int, int]:
+    """(height, width): as asked; or the trained size whose shape is nearest to ``aspect`` (width / height), and of
+    several of that shape the one nearest to so many ``pixels``, or the usual."""
     if args.size:
         pipe.check_size(*args.size)
         return args.size
@@ -30,7 +33,12 @@ def choose_size(args: argparse.Namespace, pipe: VideoPipeline, aspect: float | N
     if aspect is None:
         return pipe.sizes[0]
     wanted = aspect
-    return min(pipe.sizes, key=lambda size: abs(math.log(size[1] / size[0] / wanted)))
+
+    def away(size: tuple[int, int]) -> tuple[float, float]:
+        height, width = size
+        return abs(math.log(width / height / wanted)), abs(math.log(height * width / pixels)) if pixels else 0.0
+
+    return min(pipe.sizes, key=away)
 
 
 def sampling_config(args: argparse.Namespace) -> SamplingConfig:
@@ -66,8 +74,11 @@ def with_text(args: argparse.Namespace, pipe: VideoPipeline, request: VideoReque
 
     places = [(args.image, 0.0)] if args.image else []
     places += args.keyframe or []
-    shapes = [read_picture(path).shape for path, _ in places[:1]]
-    height, width = choose_size(args, pipe, shapes[0][1] / shapes[0][0] if shapes else None)
+    aspect = pixels = None
+    if places:
+        picture = read_picture(places[0][0])  # h w 3
+        aspect, pixels = picture.shape[1] / picture.shape[0], picture.shape[0] * picture.shape[1]
+    height, width = choose_size(args, pipe, aspect, pixels)
     r, _ = pipe.codec.frame_rule
     num_frames = 1 + r * (pipe.window - 1)
     if args.seconds is not None:
@@ -88,7 +99,7 @@ def with_video(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequ
 
     rate, mode, info = request.frame_rate, mode_of(args), probe_video(args.video)
     shape = args.uncrop or (info.width, info.height)
-    height, width = choose_size(args, pipe, shape[0] / shape[1])
+    height, width = choose_size(args, pipe, shape[0] / shape[1], info.width * info.height)
     r, _ = pipe.codec.frame_rule
     inside = contained_size(info.height, info.width, height, width) if args.uncrop else (height, width)
     videos = []

@@ -1,8 +1,11 @@
 """What ends a training run that nobody stopped, in one line for the person who has to mend it."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from video_dit.engine import TrainConfig
+if TYPE_CHECKING:  # imports DeepSpeed, which a tool that fails may not need
+    from video_dit.engine import TrainConfig
 
 HOST_MEMORY = ("can't allocate memory", "not enough memory", "could not create a primitive")
 """What PyTorch says where a CPU has no memory left; the last is oneDNN, which gives no reason."""
@@ -15,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in HOST_MEMORY)
 
 
-def memory_advice(error: BaseException, token_budget: int, config: TrainConfig) -> str:
+def memory_advice(error: BaseException, token_budget: int, config: "TrainConfig") -> str:
     """Which keys to turn where memory ran out: those that are not turned yet, the cheapest first."""
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     keys = [] if config.checkpointing else ["train.checkpointing=true"]

@@ -88,7 +88,8 @@ class VideoPipeline(DiffusionPipeline):
 
     def window_at(self, frame_rate: float) -> int:
         """`window`, or fewer latent frames where that many would span more time than the model was trained on."""
-        return min(self.window, 1 + max(1, int((self.window - 1) * frame_rate / self.frame_rate)))
+        groups = (self.window - 1) * frame_rate / self.frame_rate
+        return min(self.window, 1 + max(1, int(groups + 1e-6)))  # which may be a little less than a whole number
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write the diffusers folder, safetensors only, with the file that lets
@@ -99,7 +100,7 @@ class VideoPipeline(DiffusionPipeline):
 
     def __call__(
         self,
-        prompt: str | list[str] | None = None,
+        prompt: str | PromptSchedule | Sequence[str | PromptSchedule] | None = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -157,7 +158,7 @@ class VideoPipeline(DiffusionPipeline):
         r, (default_height, default_width) = self.codec.frame_rule[0], self.sizes[0]
         request = VideoRequest(
             "text",
-            tuple(PromptSchedule.parse(text) for text in texts),
+            tuple(PromptSchedule.of(text) for text in texts),
             tuple(negatives),
             self.frame_rate if frame_rate is None else frame_rate,
             SamplingConfig(
