@@ -66,7 +66,8 @@ def write_video(
         else:
             codec, muxing = "libvpx-vp9", ({"fflags": "+bitexact"} if reproducible else {})
             options = {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-        with av.open(draft, "w", format=suffix[1:], options=muxing) as container:
+        # absolute: of a name such as a:b.mp4 FFmpeg takes what is before the colon for a protocol
+        with av.open(draft.absolute(), "w", format=suffix[1:], options=muxing) as container:
             stream = container.add_stream(codec, rate=rate, options=options)
             assert isinstance(stream, VideoStream)
             if comment is not None:

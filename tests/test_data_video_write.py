@@ -152,3 +152,13 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path, suffix: str) -> Non
     for name in "ab":
         write_video(tmp_path / f"{name}{suffix}", moving_frames(9), 8, reproducible=True)
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".webp"])
+@pytest.mark.parametrize("name", ["a:b", "2024-05-01T12:30:00", "file:a"])
+def test_a_colon_in_a_name_is_no_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, suffix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(f"{name}{suffix}", moving_frames(2), 8)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}{suffix}"]
