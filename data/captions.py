@@ -16,9 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.journal import Journal
+from data.last_reader import LastReader
 from data.shots import Shot
 from data.sidecar import sidecar_caption
 from data.survey import Source
+from data.video_limits import VideoError
 from data.workers import by_processes, by_ray
 
 NO_CAPTION = "without a caption"
@@ -91,6 +93,7 @@ class Captioner:
         from transformers import AutoModelForImageTextToText
 
         self.num_frames, self.max_tokens = num_frames, max_tokens
+        self.reader = LastReader()
         self.processor = load_processor(name, device)
         try:
             model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.bfloat16)
@@ -100,11 +103,9 @@ class Captioner:
 
     def __call__(self, part: Part) -> Caption:
         """What a part of a file shows; frames between those that are looked at are not kept."""
-        from data.video import VideoError, VideoReader
-
         moments = [part.start + part.seconds * (number + 0.5) / self.num_frames for number in range(self.num_frames)]
         try:
-            reader = VideoReader(part.path)
+            reader = self.reader(part.path)
             return Caption(self.caption(torch.cat([reader.read(moment, 1e-6).frames[:1] for moment in moments])))
         except VideoError as error:
             return Caption(objection=error.reason)

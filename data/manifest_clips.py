@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.dataset import Clip, ClipShape
+from data.last_reader import LastReader
 from data.manifest import ClipRecord, is_file, read_manifest
 from data.transforms import fit
-from data.video_limits import DEFAULT_LIMITS, ReadLimits
+from data.video_limits import DEFAULT_LIMITS, ReadLimits, VideoError
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class ManifestClips:
         frame_multiple: int,
         limits: ReadLimits = DEFAULT_LIMITS,
     ) -> None:
-        self.limits = limits
+        self.reader = LastReader(limits)
         self.frame_rate = frame_rate
         self.sizes = [(h, w) for h, w in sizes]
         self.parts: list[tuple[ClipRecord, int, int]] = []  # row, first frame, frames
@@ -112,18 +113,10 @@ class ManifestClips:
 
     def load(self, index: int) -> Clip:
         """Read clip ``index``; raises `data.video.VideoError` when its file is damaged."""
-        # PyAV is not installed where only the world is trained on
-        from data.video import VideoError, read_video
-
         record, first, frames = self.parts[index]
         s = self.shape(index)
-        clip = read_video(
-            record.path,
-            start=record.start + first / s.frame_rate,
-            seconds=frames / s.frame_rate,
-            frame_rate=s.frame_rate,
-            limits=self.limits,
-        )
+        start, seconds = record.start + first / s.frame_rate, frames / s.frame_rate
+        clip = self.reader(record.path).read(start, seconds, s.frame_rate)
         if len(clip.frames) < frames:
             reason = f"has {len(clip.frames)} of {frames} frames wanted: mend its manifest row"
             raise VideoError(record.path, reason)
@@ -142,7 +135,7 @@ class ManifestClips:
 
     def _add(self, row: ClipRecord, num_frames: int, multiple: int) -> str:
         """Take the clips of a row whose file is there; returns why there is none, or nothing."""
-        record = _completed(row, self.frame_rate is None, self.limits)
+        record = _completed(row, self.frame_rate is None, self.reader)
         if isinstance(record, str):
             return record
         least = min(num_frames, 1 if multiple == 1 else 1 + multiple)
@@ -167,17 +160,15 @@ class ManifestClips:
         return "; ".join([*told, *([f"{others:,} for other reasons"] if others else [])])
 
 
-def _completed(record: ClipRecord, rate_needed: bool, limits: ReadLimits) -> ClipRecord | str:
+def _completed(record: ClipRecord, rate_needed: bool, reader: LastReader) -> ClipRecord | str:
     """The row with what the manifest leaves out read from the file, its size, the time at which it ends, its rate; or
     why it cannot be."""
     end = record.end
     if end is None and record.num_frames is not None and record.fps is not None:
-        end = record.num_frames / record.fps
+        end = record.start + record.num_frames / record.fps
     if end is None or record.width is None or record.height is None or (rate_needed and record.fps is None):
-        from data.video import VideoError, probe_video  # see `ManifestClips.load`
-
         try:
-            info = probe_video(record.path, limits)
+            info = reader(record.path).info()
         except VideoError as error:
             return f"{UNREADABLE}: {error.reason}"
         return replace(

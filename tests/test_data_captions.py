@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from data import video
 from data.captions import NO_CAPTION, Caption, Captioner, Part, caption_all, load_processor
 from data.shots import Shot
 from data.survey import survey
 from data.video import write_video
+from data.video_index import read_index
 
 MARKS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 WORDS = ("a", "the", "red", "blue", "car", "dog", "runs", "on", "grass", "street", *MARKS, "USER:", "ASSISTANT:")
@@ -88,6 +90,17 @@ def test_it_sees_the_part_and_what_it_shows(
     monkeypatch.setattr(Captioner, "caption", caption)
     assert captioner(Part(tmp_path / "a.mp4", 3.0, 3.0)) == Caption("colours")
     assert torch.allclose(seen[0], colours[1:].float(), atol=12)
+
+
+def test_a_file_is_demuxed_once_for_all_its_shots(
+    captioner: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "a.mp4", torch.zeros(24, 32, 32, 3, dtype=torch.uint8), 8)
+    demuxed = []
+    monkeypatch.setattr(video, "read_index", lambda *given: demuxed.append(given) or read_index(*given))
+    monkeypatch.setattr(Captioner, "caption", lambda self, frames: "black")
+    assert [captioner(Part(tmp_path / "a.mp4", start, 1.0)).text for start in (0.0, 1.0, 2.0)] == ["black"] * 3
+    assert len(demuxed) == 1
 
 
 def test_a_damaged_file_gets_none_and_the_reason(captioner: Captioner, tmp_path: Path) -> None:

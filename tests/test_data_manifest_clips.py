@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from data import video
 from data.manifest_clips import LeftOut, ManifestClips, by_reason
 from data.video import VideoError, write_video
+from data.video_index import read_index
 
 RATE = 10.0
 COLUMNS = ("path", "text", "width", "height", "fps", "num_frames", "start", "end", "split")
@@ -92,6 +94,33 @@ def test_start_and_end_of_a_row_bound_its_frames(tmp_path: Path) -> None:
     assert [clip_numbers(clips.load(index).frames) for index in range(len(clips))] == [list(range(10, 19))]
 
 
+def test_without_an_end_the_frames_of_a_row_count_from_its_start(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", 40)
+    row = {"path": "a.mp4", "text": "", "start": 2.0, **FACTS, "num_frames": 9}
+    clips = ManifestClips(manifest(tmp_path, row), "train", 9, [[16, 16]], RATE, 4)
+    assert [clip_numbers(clips.load(index).frames) for index in range(len(clips))] == [list(range(20, 29))]
+
+
+def test_a_file_is_demuxed_once_for_all_its_rows_and_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "a.mp4", 40)
+    rows = [{"path": "a.mp4", "text": "", "start": start} for start in (0, 1, 2)]
+    demuxed = []
+    monkeypatch.setattr(video, "read_index", lambda *given: demuxed.append(given) or read_index(*given))
+    clips = ManifestClips(manifest(tmp_path, *rows), "train", 9, [[16, 16]], RATE, 4)
+    assert [clip_numbers(clips.load(index).frames)[0] for index in range(len(clips))] == [
+        0,
+        9,
+        18,
+        27,
+        10,
+        19,
+        28,
+        20,
+        29,
+    ]
+    assert len(demuxed) == 1
+
+
 def test_another_rate_takes_frames_by_time(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", 40)
     path = manifest(tmp_path, {"path": "a.mp4", "text": ""})
@@ -141,7 +170,7 @@ def test_what_is_left_out_is_kept_with_its_reason_and_told_once(
     write_clip(tmp_path / "a.mp4", 20)
     (tmp_path / "text.mp4").write_bytes(b"no video at all")
     rows: list[dict[str, object]] = [{"path": f"gone-{n}.mp4", "text": "", **FACTS} for n in range(40)]
-    rows += [{"path": "a.mp4", "text": "", "start": 1.8 + n / 100, **FACTS} for n in range(3)]
+    rows += [{"path": "a.mp4", "text": "", "start": 1.8 + n / 100, "end": 2.0, **FACTS} for n in range(3)]
     rows += [{"path": "text.mp4", "text": ""}, {"path": "gone.mp4", "text": ""}, {"path": "a.mp4", "text": "", **FACTS}]
     with caplog.at_level(logging.WARNING):
         clips = ManifestClips(manifest(tmp_path, *rows), "train", 9, [[16, 24]], RATE, 4)
@@ -174,7 +203,7 @@ def test_where_all_rows_are_left_out_the_reasons_and_the_fix_are_named(
 ) -> None:
     write_clip(tmp_path / "a.mp4", 20)
     (tmp_path / "text.mp4").write_bytes(b"no video at all")
-    listed = [{"path": p, "text": "", **({} if s is None else FACTS | {"start": s})} for p, s in rows]
+    listed = [{"path": p, "text": "", **({} if s is None else FACTS | {"start": s, "end": 2.0})} for p, s in rows]
     with pytest.raises(ValueError, match=rf"index.csv: no clip of split 'train': {words}") as error:
         ManifestClips(manifest(tmp_path, *listed), "train", 9, [[16, 24]], RATE, 4)
     assert "\n" not in str(error.value)
