@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -92,7 +91,6 @@ class Crops(Dataset):
         if config.manifest and (split == "train" or has_split(config.manifest, split)):
             sizes, frames = config.manifest_sizes, config.manifest_frames
             self.real = ManifestClips(config.manifest, split, frames, sizes, None, frame_multiple=1)
-        self.keeps = True
         self.damaged: set[tuple[ClipSource, int]] = set()  # reported, and not opened again
         self.fitting: dict[ClipSource, list[list[int]]] = {}  # of sources that are drawn from
         if self.real is None or config.world_share > 0:
@@ -152,12 +150,7 @@ class Crops(Dataset):
             logger.warning("left out: %s", error)
             self.damaged.add((source, index))
             return None
-        if self.keeps:
-            try:
-                self.cache.put(key, {"frames": clip.frames})
-            except (OSError, SafetensorError) as error:  # the disk is full, say
-                logger.warning("no more clips are kept in data.cache=%s: %s", self.config.cache, error)
-                self.keeps = False
+        self.cache.put(key, {"frames": clip.frames})
         return clip.frames[part]
 
 

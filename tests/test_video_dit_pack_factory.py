@@ -80,3 +80,13 @@ def test_the_text_encoder_is_called_once_where_a_gpu_waits_for_calls(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     some = factory(codec, "", TrainConfig(zero_stage=stage))
     assert len(built(some, 0).pack.prompts.ids) == calls
+
+
+def test_a_cache_that_cannot_be_written_ends_no_run(
+    codec: LatentCodec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file, not a folder")
+    caching, fresh = factory(codec, tmp_path / "cache"), factory(codec, "")
+    for position in range(2):
+        assert_same(built(caching, position).pack, built(fresh, position).pack)
+    assert [line for line in caplog.messages if "no more clips are kept in data.cache=" in line] == caplog.messages[:1]
