@@ -76,6 +76,15 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_whole(text: str) -> bool:
+    """Whether UTF-8 can hold it; not so where it has half a character, as JSON may, or a byte that is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The numbers of the rows, and what is in them by our names for the columns."""
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
@@ -173,6 +182,8 @@ def _record(path: Path, number: int, row: dict[str, Any]) -> ClipRecord:
     for name in ("path", "text"):
         if not isinstance(row.get(name), str):
             raise ValueError(f"{where}: {name} is missing or not text: fill it in")
+        if not is_whole(row[name]):
+            raise ValueError(f"{where}: {name}={row[name]!a:.80} has half a character, such as of an emoji: mend it")
     if not row["path"].strip():
         raise ValueError(f"{where}: path is empty: name the clip's file")
     start = _number(where, row, "start", minimum=0.0) or 0.0

@@ -5,7 +5,7 @@ import json
 import unicodedata
 from pathlib import Path
 
-from data.manifest import COLUMNS, is_file
+from data.manifest import COLUMNS, is_file, is_whole
 
 LONGEST = 10_000  # characters of a caption; what has more is a transcript, or another file
 
@@ -33,8 +33,7 @@ def _caption_in(file: Path) -> str:
         if file.suffix == ".json":
             values = [json.loads(text).get(name) for name in COLUMNS["text"]]
             text = next((value for value in values if isinstance(value, str) and value.strip()), "")
-        text.encode()  # JSON may hold half a character
-        if "\0" in text:  # UTF-16 without its mark
+        if not is_whole(text) or "\0" in text:  # UTF-16 without its mark
             raise UnicodeError
     except (UnicodeError, json.JSONDecodeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file.name} is no {kind}") from error

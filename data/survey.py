@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data.journal import Journal
+from data.manifest import is_whole
 from data.shots import Shot, find_shots
 from data.workers import by_processes, by_ray
 
@@ -51,11 +52,7 @@ def survey(path: Path) -> Source:
 
 def nameable(path: str) -> bool:
     """Whether a text file can hold it in a line; bytes that are no UTF-8 it cannot."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return not set(path) & {"\n", "\r", "\0"}
+    return is_whole(path) and not set(path) & {"\n", "\r", "\0"}
 
 
 def identity(path: Path) -> dict[str, Any]:

@@ -87,6 +87,11 @@ WRONG_JSONL = [
     ("[1]\n", r"clips.jsonl row 1: must be one JSON object"),
     ('{"path": "a"}\n', r"clips.jsonl row 1: text is missing"),
     ('{"path": "a", "text": 3}\n', r"clips.jsonl row 1: text is missing or not text"),
+    (
+        '{"path": "a", "text": "a cat \\ud83d"}\n',
+        r"clips.jsonl row 1: text='a cat .ud83d' has half a character.*: mend it",
+    ),
+    ('{"path": "caf\\udce9.mp4", "text": "a"}\n', r"clips.jsonl row 1: path='caf.udce9.mp4' has half a character"),
     ('{"path": "a", "text": "", "width": true}\n', r"clips.jsonl row 1: width=True must be a number"),
 ]
 
