@@ -55,7 +55,7 @@ def find_videos(places: Iterable[Path]) -> tuple[list[Path], int]:
     files there have another name, captions not counted. Links are followed, and keep their names.
 
     Raises:
-        ValueError: a place is not there, or there is no video.
+        ValueError: a place is not there, a folder cannot be read, or there is no video.
     """
     places = list(places)
     found: list[Path] = []
@@ -76,9 +76,14 @@ def find_videos(places: Iterable[Path]) -> tuple[list[Path], int]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files, behind links as well; a folder that is met a second time, as in a circle of links, is left alone."""
+    """All files, behind links as well; a folder that is met a second time, as in a circle of links, is left alone.
+    ValueError where one cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"{error.filename}: cannot be read ({error.strerror}): mend its permissions, or move it away")
+
     seen: set[Path] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         real = Path(place).resolve()
         if real in seen:
             folders.clear()

@@ -1,6 +1,7 @@
 """Collecting videos: which files, what is found in them, what is left out and why, and the manifest."""
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,21 @@ def test_places_without_videos(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere: no such file or folder"):
         find_videos([tmp_path / "nowhere"])
     with pytest.raises(ValueError, match=r"no file whose name ends as a video's does"):
+        find_videos([tmp_path])
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.mp4").write_bytes(b"")
+
+    def scandir(place: Path | str) -> object:
+        if Path(place).name == "locked":  # the tests may run as one who may read everything
+            raise PermissionError(13, "Permission denied", str(place))
+        return original(place)
+
+    original = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ValueError, match=r"locked: cannot be read \(Permission denied\): mend its permissions"):
         find_videos([tmp_path])
 
 
