@@ -107,6 +107,13 @@ def checked_target(path: str | Path, *suffixes: str) -> Path:
     return path
 
 
+def checked_folder(given: str, folder: Path) -> None:
+    """Raises ValueError where it, or one that it would lie in, is a file; ``given`` is how it was asked for."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise ValueError(f"{given}: {there} is a file: give a folder")
+
+
 def checked_frames(frames: Tensor | np.ndarray) -> np.ndarray:
     """The frames as an array, if they are uint8 (t, h, w, 3) and not empty; otherwise ValueError."""
     array = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else frames

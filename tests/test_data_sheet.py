@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.sheet import write_contact_sheet, write_rows
+from data.sheet import checked_folder, write_contact_sheet, write_rows
 
 
 def test_contact_sheet(tmp_path: Path) -> None:
@@ -51,3 +51,13 @@ def test_rows_of_clips_of_several_sizes_do_not_overlap(tmp_path: Path) -> None:
     assert picture.shape[1] == 3 * (192 + 4) + 4
     for i, area in ((1, 200 * 100), (2, 96 * 160), (3, 96 * 192)):
         assert (picture == 50 * i).all(-1).sum() == 3 * area
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    for name in (".", "new", "new/er"):
+        checked_folder("--out x", tmp_path / name)
+    for name in ("a", "a/b/c"):
+        with pytest.raises(ValueError, match=r"^--out x: \S+/a is a file: give a folder$"):
+            checked_folder("--out x", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def run(prepare: ModuleType, *arguments: str | Path) -> None:
 
 def start(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, as a user starts it."""
-    words = [sys.executable, str(TOOL), "world", *SMALL, *map(str, arguments)]
+    words = [sys.executable, TOOL, "world", *SMALL, *arguments]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
@@ -77,6 +78,7 @@ def test_a_killed_run_goes_on(prepare: ModuleType, made: Path, tmp_path: Path, m
         (folder / name).write_bytes((made / name).read_bytes())
     for name in (".00000001.mp4.123.tmp", ".settings.json.123.tmp", ".index.csv.123.tmp"):
         (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (0, 0))
     kept = (folder / "00000000.mp4").stat().st_mtime_ns
     run(prepare, "--count", "3", "--out", folder)
     assert contents(folder) == contents(made)
@@ -84,6 +86,14 @@ def test_a_killed_run_goes_on(prepare: ModuleType, made: Path, tmp_path: Path, m
     monkeypatch.setattr("data.world.scene.render_scene", fail)
     run(prepare, "--count", "3", "--out", folder)
     assert contents(folder) == contents(made)
+
+
+def test_what_another_run_writes_of_the_folder_stays(prepare: ModuleType, tmp_path: Path) -> None:
+    names = {".settings.json.123.tmp", ".index.csv.123.tmp", ".00000003.mp4.123.tmp"}
+    for name in (*names, ".00000002.mp4.123.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    prepare.remove_drafts(tmp_path, range(3))
+    assert set(contents(tmp_path)) == names
 
 
 def test_a_run_stopped_on_the_way_leaves_whole_files(
@@ -123,9 +133,7 @@ def test_other_settings_are_refused(made: Path, prepare: ModuleType, monkeypatch
     before = contents(made)
     result = start("--count", "3", "--out", made, "--frame-rate", "12")
     assert result.returncode == 2
-    assert result.stderr.splitlines() == [
-        f"prepare.py: --out {made} was made with frame_rate 8.0, not 12.0: give a new folder"
-    ]
+    assert result.stderr == f"prepare.py: --out {made} was made with frame_rate 8.0, not 12.0: give a new folder\n"
     for others, word in (
         (["--split", "test"], "split train, not test"),
         (["--num-frames", "9"], "num_frames 5, not 9"),
@@ -190,18 +198,15 @@ def test_truth_files_tell_the_truth(prepare: ModuleType, tmp_path: Path) -> None
     run(prepare, "--first-seed", "4", "--count", "2", "--split", "test", "--size", "48x32", "32x48", "--out", tmp_path)
     world = WorldClips("test", 6, 5, [(32, 48), (48, 32)], [8.0])
     for seed in (4, 5):
-        facts, scene, shape = (
-            json.loads((tmp_path / f"{seed:08d}.json").read_text()),
-            sample_scene("test", seed),
-            world.shape(seed),
-        )
+        facts = json.loads((tmp_path / f"{seed:08d}.json").read_text())
+        scene, shape = sample_scene("test", seed), world.shape(seed)
         truth = scene.truth(5, 8.0).at_aspect(shape.width / shape.height)
         assert (facts["width"], facts["height"]) == (shape.width, shape.height)
         assert (facts["split"], facts["seed"], facts["frame_rate"], facts["num_frames"]) == ("test", seed, 8.0, 5)
         assert facts["captions"] == {style: scene.caption(style) for style in CAPTION_STYLES}
         assert facts["style"] == world.style(seed)
-        assert (facts["camera"], facts["ground"]) == (scene.camera.motion, scene.ground)
-        assert facts["time_of_day"] == scene.time_of_day
+        place = (facts["camera"], facts["ground"], facts["time_of_day"])
+        assert place == (scene.camera.motion, scene.ground, scene.time_of_day)
         told = {(relation["first"], relation["word"], relation["second"]) for relation in facts["relations"]}
         assert told == {(relation.first, relation.word, relation.second) for relation in scene.relations}
         assert len(facts["objects"]) == len(scene.objects)
@@ -250,9 +255,8 @@ def test_latents_need_sizes_and_another_codec_another_folder(
         run(prepare, *arguments)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_one_line(prepare: ModuleType, tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match="use --device cpu"):
         run(prepare, "--count", "1", "--out", tmp_path, "--device", "cuda")
 
@@ -278,8 +282,8 @@ def make_videos(folder: Path) -> None:
 
 
 def videos(folder: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), "videos", str(folder), "--out", str(out), *more]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    words = [sys.executable, TOOL, "videos", folder, "--out", out, *more]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -374,6 +378,7 @@ def test_ray_makes_the_same_files(prepared: Path) -> None:
         (["{videos}", "--out", "{out}", "--nearness", "-1"], "nearness=-1"),
         (["{videos}", "--out", "{out}", "--caption-model", "{out}"], "no image-text-to-text model that loads"),
         (["{videos}", "--out", "{videos}/a.mp4"], "a.mp4 is a file: give a folder"),
+        (["{videos}", "--out", "{mine}"], "holds a file index.csv that is not of this program: give a new folder"),
     ],
 )
 def test_videos_says_in_a_line_what_is_wrong(
@@ -386,8 +391,10 @@ def test_videos_says_in_a_line_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(prepared / "out", tmp_path / "out")
-    places = {"out": tmp_path / "out", "videos": prepared / "videos"}
+    (tmp_path / "index.csv").write_text("my own work")
+    places = {"out": tmp_path / "out", "videos": prepared / "videos", "mine": tmp_path}
     monkeypatch.setattr(sys, "argv", ["prepare.py", "videos", *(word.format(**places) for word in arguments)])
     assert prepare.main() == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prepare.py:")]
     assert message in line
+    assert (tmp_path / "index.csv").read_text() == "my own work"

@@ -26,6 +26,7 @@ import os
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -142,9 +143,10 @@ def load_codec(args: argparse.Namespace, clips: "WorldClips") -> "LatentCodec":
 
 def open_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Make the folder and its settings.json; ValueError where it holds anything but clips of these settings."""
+    from data.sheet import checked_folder
+
     file = folder / "settings.json"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file: give a folder")
+    checked_folder(f"--out {folder}", folder)
     if not file.exists():
         if folder.exists() and not all(path.name.startswith(f".{file.name}.") for path in folder.iterdir()):
             raise ValueError(f"--out {folder} holds files but no settings.json: give a new folder")
@@ -165,11 +167,17 @@ def clip_file(folder: Path, seed: int, suffix: str) -> Path:
 
 
 def remove_drafts(folder: Path, seeds: range) -> None:
-    """Remove what a killed run left half written; other runs may be writing clips of other seeds."""
+    """Remove what a killed run left half written. Other runs may be writing clips of other seeds, or the files that
+    all runs write: drafts of these are removed an hour after."""
     for path in folder.glob(".*.tmp"):
         stem = path.name.split(".")[1]
-        if stem in ("settings", "index") or (stem.isdecimal() and int(stem) in seeds):
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # by now it is whole
+            if stem in ("settings", "index"):
+                left = time.time() - path.stat().st_mtime > 3600
+            else:
+                left = stem.isdecimal() and int(stem) in seeds
+            if left:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -213,15 +221,18 @@ def prepare_videos(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     from data.captions import NO_CAPTION, caption_all, load_processor
     from data.collect import Rules, choose, find_videos, write_left_out, write_manifest
+    from data.sheet import checked_folder
     from data.survey import survey_all
 
+    checked_folder(f"--out {args.out}", args.out)
+    for name in ("index.csv", "left_out.csv"):  # which are written anew
+        if (args.out / name).exists() and not (args.out / "shots.jsonl").exists():
+            raise ValueError(f"--out {args.out} holds a file {name} that is not of this program: give a new folder")
     rules = Rules(args.min_seconds, args.min_brightness, args.min_contrast, args.min_motion)
     paths, others = find_videos(args.places)
     if args.caption_model:
         # before the long work: there may be none; and a cluster's GPUs are not on this machine
         load_processor(args.caption_model, "cpu" if args.engine == "ray" else args.device)
-    if args.out.exists() and not args.out.is_dir():
-        raise ValueError(f"--out {args.out} is a file: give a folder")
     args.out.mkdir(parents=True, exist_ok=True)
     for name in ("shots.jsonl", "captions.jsonl", "index.csv", "left_out.csv"):
         for draft in args.out.glob(f".{name}.*.tmp"):  # of a run that was killed
