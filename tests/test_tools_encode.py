@@ -179,3 +179,17 @@ def test_a_disk_that_fails_ends_the_run(
     monkeypatch.setattr(sys, "argv", ["encode.py", *words])
     assert tool.main() == 1
     assert not list((tmp_path / "out").glob("shard*"))
+
+
+def test_a_file_in_place_of_the_folder_is_a_mistake(
+    load_tool: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "out").write_bytes(b"")
+    monkeypatch.setattr(sys, "argv", ["encode.py", "--config", "sora_tiny.yaml", "--out", str(tmp_path / "out")])
+    assert load_tool("encode").main() == 2
+    assert (
+        capsys.readouterr().err == f"encode.py: --out {tmp_path / 'out'}: {tmp_path / 'out'} is a file: give a folder\n"
+    )

@@ -1,5 +1,6 @@
 """tools/train_judge.py: it learns, resumes exactly, and reports what the judge is worth."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -150,3 +151,35 @@ def test_places_are_shared_among_the_nearest_cells(tool: ModuleType) -> None:
 def test_more_clips_in_a_batch_than_there_are_is_one_clear_line(tool: ModuleType, cache: Path) -> None:
     with pytest.raises(ValueError, match=r"--batch 8 is more.*than 12"):
         next(tool.batches(range(12), 8, cache, cache, 0))
+
+
+def test_what_is_wrong_is_found_before_anything_is_rendered(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "render_clips", None)
+    (tmp_path / "file").write_bytes(b"")
+    for words, reason in (
+        ([f"--out={tmp_path / 'file'}"], "--out .*file is a file"),
+        ([f"--cache={tmp_path / 'file/x'}"], "--cache .*file is a file"),
+        (["--batch=17", "--clips=48"], "--batch 17 is more.*than 48"),
+        ([f"--init-from={tmp_path}"], "holds no judge"),
+        ([f"--vae={tmp_path}"], re.escape(str(tmp_path))),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            tool.train(tool.parse_arguments([f"--cache={tmp_path}", *words]))
+    with pytest.raises(SystemExit) as stop:
+        tool.parse_arguments(["--lr=-1"])
+    assert stop.value.code == 2
+
+
+def test_steps_are_kept_where_the_judge_cannot_be_saved(
+    tool: ModuleType, cache: Path, tiny_vae: VideoVAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "Judge", SmallJudge)
+    for state in cache.glob("world-*/*/state.pt"):  # of another test
+        state.unlink()
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(SmallJudge, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(tool, cache, tiny_vae, tmp_path, 2)
+    (state,) = cache.glob("world-*/*/state.pt")
+    assert torch.load(state, weights_only=True)["step"] == 2

@@ -80,3 +80,10 @@ def test_it_learns_and_the_folder_is_a_text_encoder(
     assert "left as it is" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds something else"):
         tool.train(tool.parse_arguments([*SMALL, f"--out={out}"]))
+
+
+def test_a_file_in_place_of_the_folder_is_named_first(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"")
+    for name in ("out", "out/text"):
+        with pytest.raises(ValueError, match="out is a file: give a folder"):
+            tool.train(tool.parse_arguments([f"--out={tmp_path / name}"]))

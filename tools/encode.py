@@ -44,13 +44,14 @@ def encode(args: argparse.Namespace) -> None:
     from data.clip_reader import read_clips
     from data.dataset import WORLD_VERSION
     from data.shards import is_written, read_left_out, shard_name, write_index, write_shard
-    from data.sheet import replacing
+    from data.sheet import checked_folder, replacing
     from vae3d import LatentCodec
     from video_dit.config import RunConfig, load_config
     from video_dit.layers import fast_dtype
     from video_dit.sources import clip_source, encoding
     from video_dit.text import encode_prompts, load_text_encoder, text_fingerprint
 
+    checked_folder(f"--out {args.out}", args.out)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")

@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.dataset import WORLD_VERSION
-from data.options import at_least
+from data.options import at_least, positive
 from data.packing import load_ahead
 from data.seeding import keyed_generator
-from data.sheet import replacing
+from data.sheet import checked_folder, replacing
 from data.transforms import to_float, to_uint8
 from data.world import sample_scene
 from data.world.judge import FRAME_RATE, PART, WINDOW, ClipFeatures, Judge
@@ -106,14 +106,22 @@ def load_clip(seed: int, folder: Path, through: Path | None) -> dict[str, Tensor
     return clip
 
 
+def by_size(seeds: range, batch: int) -> list[list[int]]:
+    """The seeds of clips of each size; ValueError where there is no batch of one."""
+    groups = [[seed for seed in seeds if size_of(seed) == shape] for shape in dict.fromkeys(SIZES)]
+    if max(map(len, groups)) < batch:
+        raise ValueError(
+            f"--batch {batch} is more than there are clips of one size: use more --clips than {len(seeds)}"
+        )
+    return groups
+
+
 def batches(seeds: range, size: int, folder: Path, through: Path, start: int) -> Iterator[dict[str, Tensor]]:
     """Batches of clips of one shape, for ever, from batch `start` on; even seeds come out of the autoencoder.
 
     Every fifth holds `PART` frames of each clip.
     """
-    groups = [[seed for seed in seeds if size_of(seed) == shape] for shape in dict.fromkeys(SIZES)]
-    if max(map(len, groups)) < size:
-        raise ValueError(f"--batch {size} is more than there are clips of one size: use more --clips than {len(seeds)}")
+    groups = by_size(seeds, size)
     step, epoch = 0, 0
     while True:
         generator = keyed_generator("judge", epoch)
@@ -274,13 +282,16 @@ def train(args: argparse.Namespace) -> None:
     device = find_device(args.device)
     folder = args.cache / f"world-{WORLD_VERSION}"
     seen, unseen = range(args.clips), range(UNSEEN, UNSEEN + args.validation)
-    render_clips(seen, folder, args.workers)
-    render_clips(unseen, folder, args.workers)
+    for option in ("cache", "out"):  # what can be wrong is found before hours of rendering
+        checked_folder(f"--{option} {getattr(args, option)}", getattr(args, option))
+    by_size(seen, args.batch)
     codec = LatentCodec.from_pretrained(args.vae)
-    reconstruct_clips(unseen, folder, codec, device)
-    through = reconstruct_clips(seen[::2], folder, codec, device)
     torch.manual_seed(0)
     judge = (Judge.load(args.init_from) if args.init_from else Judge()).train().to(device)
+    render_clips(seen, folder, args.workers)
+    render_clips(unseen, folder, args.workers)
+    reconstruct_clips(unseen, folder, codec, device)
+    through = reconstruct_clips(seen[::2], folder, codec, device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=args.lr, weight_decay=0.02)
     state = through / "state.pt"
     settings = {name: str(getattr(args, name)) for name in ("clips", "batch", "steps", "lr", "init_from")}
@@ -303,10 +314,10 @@ def train(args: argparse.Namespace) -> None:
         optimizer.step()
         bar.set_postfix({name: f"{value:.2f}" for name, value in parts.items()}, refresh=False)
         if step % args.save_every == 0 or step == args.steps:
-            judge.save(args.out)
             saved = {"judge": judge.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             with replacing(state) as draft:
                 torch.save(saved | {"settings": settings}, draft)
+            judge.save(args.out)
             for name, clips in (("as rendered", folder), ("through the autoencoder", through)):
                 bar.write(f"step {step}, clips {name}: {validate(judge, unseen, clips)}")
 
@@ -320,7 +331,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--validation", type=at_least(1), default=240, help="unseen clips (default: %(default)s)")
     parser.add_argument("--steps", type=at_least(1), default=10_000, help="default: %(default)s")
     parser.add_argument("--batch", type=at_least(1), default=8, help="default: %(default)s")
-    parser.add_argument("--lr", type=float, default=1.2e-3, help="default: %(default)s")
+    parser.add_argument("--lr", type=positive, default=1.2e-3, help="default: %(default)s")
     parser.add_argument("--save-every", type=at_least(1), default=1_000, help="steps (default: %(default)s)")
     parser.add_argument("--vae", type=Path, default=ROOT / "checkpoints" / "sora-tiny", help="default: sora-tiny")
     parser.add_argument("--init-from", type=Path, help="a folder with a judge to go on from")

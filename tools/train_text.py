@@ -23,6 +23,7 @@ from data.dataset import WorldClips
 from data.options import at_least
 from data.packing import load_ahead
 from data.seeding import draw_integer, keyed_generator
+from data.sheet import checked_folder
 from data.world import sample_scene
 from data.world.labels import MAX_OBJECTS, OBJECT_WORDS, SCENE_WORDS, relation_labels, word_labels
 from data.world.mentions import mentions
@@ -109,6 +110,7 @@ def validate(reader: CaptionReader, tokenizer: PreTrainedTokenizerFast, scenes: 
 
 def train(args: argparse.Namespace) -> None:
     """Draw the scenes, learn the vocabulary, train, validate and save."""
+    checked_folder(f"--out {args.out}", args.out)
     if (args.out / "model.safetensors").is_file():
         print(f"{args.out} is trained: left as it is")
         return
