@@ -1,5 +1,6 @@
 """tools/train_vae.py: what a run writes, that it resumes bit for bit, and its parts."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from data.crops import CropConfig
 from data.transforms import to_float
+from data.video import write_video
 from vae3d import LatentCodec, VideoVAE
 from vae3d.losses import LossWeights
 from video_dit.engine import TrainConfig
@@ -205,3 +207,50 @@ def test_another_kind_of_autoencoder_is_no_start(tool: ModuleType, tmp_path: Pat
     config = run_config(tool, tmp_path, init_from=str(tmp_path))
     with pytest.raises(ValueError, match="holds a AutoencoderKLWan: this program trains a VideoVAE"):
         tool.build_vae(config)
+
+
+def write_manifest(folder: Path, *splits: str) -> str:
+    """Clips of 9 frames of 48x48, one of each split."""
+    for split in splits:
+        frames = torch.randint(256, (9, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        write_video(folder / f"{split}.mp4", frames, 8)
+    rows = [f"{split}.mp4,,48,48,8,9,{split}" for split in splits]
+    (folder / "clips.csv").write_text("\n".join(["path,text,width,height,fps,num_frames,split", *rows]))
+    return str(folder / "clips.csv")
+
+
+def test_the_world_need_not_hold_what_is_not_trained_on(tool: ModuleType, tmp_path: Path) -> None:
+    small = CropConfig(world_sizes=[[32, 32]], manifest_sizes=[[48, 48]], manifest_frames=9, world_share=0.0, cache="")
+    larger = replace(small, batches=[[1, 9, 48, 48]])
+    seen = replace(larger, manifest=write_manifest(tmp_path, "train", "val"))
+    assert tool.held_out(seen, 0).keys() == {"real"}
+    both = replace(seen, batches=[[1, 9, 48, 48], [1, 5, 32, 32]])
+    assert tool.held_out(replace(both, world_share=0.5), 0).keys() == {"real", "world"}
+    unseen = replace(both, manifest=write_manifest(tmp_path, "train"))
+    held = tool.held_out(unseen, 0)
+    assert held.keys() == {"world"}
+    assert {batch.shape[1:4] for batch in held["world"]} == {(5, 32, 32)}
+    with pytest.raises(ValueError, match="no clip of the world has 9 frames of 48x48"):
+        tool.held_out(replace(unseen, batches=larger.batches), 0)
+
+
+def test_a_run_without_the_world_plots_what_it_validates_on(
+    tool: ModuleType, one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(tool, tmp_path / "run", max_steps=1)
+    real = {"manifest": write_manifest(tmp_path, "train", "val"), "manifest_sizes": [[48, 48]], "manifest_frames": 9}
+    config = replace(config, data=replace(config.data, **real, world_share=0.0, batches=[[1, 5, 40, 40]]))
+    plotted = []
+    monkeypatch.setattr(tool.Progress, "plot", lambda progress, *names: plotted.append(names))
+    tool.train(config, tool.build_vae(config), Stop())
+    assert plotted == [("train/loss", "validation/real_psnr")]
+
+
+def test_a_file_in_place_of_the_run_is_one_line(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_bytes(b"")
+    monkeypatch.setattr(sys, "argv", ["train_vae.py", "--config", "vae_tiny.yaml", f"run_dir={tmp_path / 'run'}"])
+    assert tool.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"train_vae.py: run_dir={tmp_path / 'run'}: ") and line.endswith("is a file: give a folder")

@@ -20,6 +20,7 @@ from data.crops import CropConfig, Crops
 from data.manifest import has_split
 from data.packing import load_ahead, lost_worker, rank_positions
 from data.seeding import keyed_generator
+from data.sheet import checked_folder
 from data.transforms import to_float, to_uint8
 from vae3d import LatentCodec, VideoVAE
 from vae3d.losses import Equivariance, LossWeights, reconstruction_loss
@@ -110,14 +111,24 @@ class Autoencode(nn.Module):
 
 
 def held_out(config: CropConfig, seed: int) -> dict[str, list[Tensor]]:
-    """Batches of unseen clips, not of images: "world", and "real" if the manifest has rows of split ``val``."""
+    """Batches of unseen clips, not of images: "real" if the manifest has rows of split ``val``; and "world", as far as
+    its renders hold them, unless it is not trained on and there are real ones."""
     moving = [batch for batch in config.batches if batch[1] > 1] or config.batches
-    world = Crops(replace(config, batches=moving, manifest=""), seed, "val")
-    sets = {"world": [world[position] for position in range(8)]}
+    sets: dict[str, list[Tensor]] = {}
     if config.manifest and has_split(config.manifest, "val"):
         real = Crops(replace(config, batches=moving, world_share=0.0), seed, "val")
         sets["real"] = [batch for position in range(8) if len(batch := real[position])]
+    if config.world_share > 0 or not any(sets.values()):
+        held = [batch for batch in moving if world_holds(config, batch)] or moving
+        world = Crops(replace(config, batches=held, manifest=""), seed, "val")
+        sets["world"] = [world[position] for position in range(8)]
     return sets
+
+
+def world_holds(config: CropConfig, batch: list[int]) -> bool:
+    """Whether renders of the world are large enough for a batch."""
+    _, frames, height, width = batch
+    return frames <= config.world_frames and any(h >= height and w >= width for h, w in config.world_sizes)
 
 
 def clips_as_trained(config: CropConfig, seed: int) -> list[Tensor]:
@@ -215,7 +226,7 @@ def train(config: VAEConfig, vae: VideoVAE, stop: Stop) -> None:
             scores = validate(LatentCodec(averaged), validation, run_dir / "validation.png")
             progress.record(done, {f"validation/{name}": score for name, score in scores.items()})
             progress.say(f"step {done}: " + ", ".join(f"{name} {score:.4g}" for name, score in scores.items()))
-            progress.plot("train/loss", "validation/world_psnr")
+            progress.plot("train/loss", f"validation/{'world' if 'world' in validation else 'real'}_psnr")
         dist.barrier()
 
     last = checkpoint_folder(run_dir, start)
@@ -248,6 +259,7 @@ def main() -> int:
     """Exit code 2 for what the user got wrong, 1 for what failed."""
     try:
         config = config_from_command_line(VAEConfig, __doc__.splitlines()[0])
+        checked_folder(f"run_dir={config.run_dir}", Path(config.run_dir))
         vae = build_vae(config)
         with process_group(), stop_on_sigterm() as stop:
             train(config, vae, stop)
