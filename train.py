@@ -22,13 +22,14 @@ import transformers
 from deepspeed import comm as dist
 
 from data.packing import cost, imbalance, load_ahead, lost_worker, rank_positions
+from data.sheet import checked_folder
 from vae3d import LatentCodec
 from video_dit.attention import use_flash_attention_3
 from video_dit.batch import Pack
 from video_dit.checkpoint import checkpoint_folder, is_newer, replace_folder, resume, save_checkpoint
 from video_dit.config import RunConfig, command_line, load_config, save_config
 from video_dit.continuation import write_continuation
-from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser, frozen_facts
+from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser, checkpoint_facts
 from video_dit.ema import EMA
 from video_dit.engine import check_stage, global_sum, initialize, process_group, set_learning_rate
 from video_dit.failures import gradient_line, is_out_of_memory, memory_advice, not_finite_line
@@ -41,13 +42,12 @@ from video_dit.pack_factory import BuiltPack, PackFactory
 from video_dit.preflight import data_report
 from video_dit.progress import Progress
 from video_dit.sampling import SamplingConfig
-from video_dit.schedulers import model_scheduler, noise_facts
 from video_dit.sequence_parallel import of_first, packs_at_once, sequence_group, split_pack
 from video_dit.sources import check_text
 from video_dit.stopping import Stop, StoppedError, stop_on_sigterm
 from video_dit.tally import LevelLosses, StepTally, peak_memory
 from video_dit.teaching import write_explanation
-from video_dit.validation import validation_loss, write_samples
+from video_dit.validation import failures_told, validation_loss, write_samples
 
 LEVELS_EVERY = 50  # steps that a loss by noise level is the mean of
 
@@ -57,6 +57,7 @@ def train(config: RunConfig, stop: Stop) -> None:
     save and return."""
     rank, world = dist.get_rank(), dist.get_world_size()
     run_dir, settings = Path(config.run_dir), config.train
+    checked_folder(f"run_dir={run_dir}", run_dir)
     student = config.distill.steps  # the fewest and the most, or none
     result = run_dir / (FOLDER if student else "lora" if settings.lora.rank else "model")
 
@@ -73,12 +74,10 @@ def train(config: RunConfig, stop: Stop) -> None:
     flops = PackFlops(module.transformer, module.text_encoder)
     if settings.compile and torch.cuda.is_available() and settings.zero_stage < 3:
         module.transformer.compile_repeated_blocks(dynamic=True)
-    frozen = frozen_facts(module, settings)
+    facts = checkpoint_facts(module, config, codec)
     engine = initialize(module, settings)
     codec.vae.to(engine.device, fast_dtype(engine.device))
     ema = EMA(engine, settings.ema_decay)
-    facts = {f"noise.{name}": value for name, value in noise_facts(model_scheduler(config.noise)).items()}
-    facts |= frozen
     start = resume(engine, ema, run_dir, facts)
     if rank == 0:
         save_config(config, run_dir / "config.yaml")
@@ -121,10 +120,10 @@ def train(config: RunConfig, stop: Stop) -> None:
             sampling = SamplingConfig(student[0], guidance_scale=1.0) if student else SamplingConfig()
             write_samples(pipe, config.data.sample_prompts, samples, done, rank, world, stop, sampling)
             if rank == world - 1 and config.data.sample_prompts:
-                with suppress(StoppedError):
+                with suppress(StoppedError), failures_told("the continued clip"):
                     write_continuation(pipe, validation_packs.source, samples, done, stop, sampling)
             if rank == 0 and config.noise.pictures:
-                with suppress(StoppedError):
+                with suppress(StoppedError), failures_told("the pictures of the way to noise"):
                     prompts = config.data.sample_prompts
                     write_explanation(pipe, validation_packs.source, prompts, config.noise, run_dir, done, stop)
             if global_sum(stop.asked, engine.device):
@@ -194,6 +193,7 @@ def train(config: RunConfig, stop: Stop) -> None:
         stopping = global_sum(stop.asked, engine.device)  # asked now, so that a wish within the step ends this one
         if stopping or is_due(done):
             folder = save_checkpoint(engine, ema, run_dir, done, facts)
+            progress.flush()
             if stopping:
                 progress.say(f"step {done}: saved, and stopped as SIGTERM asked")
                 break
@@ -227,7 +227,7 @@ def dry_run(config: RunConfig) -> list[str]:
     PackFactory(config, codec, "val", module.tokenizer)  # whether it can be made
     check_text(factory.source, module.tokenizer, module.text_encoder)
     return [
-        *data_report(config, factory.source, factory.plan, data_ranks),
+        *data_report(config, factory.source, factory.plan, data_ranks, config.train.sequence_parallel),
         *footprint_lines(
             config.train,
             module.transformer,
@@ -243,7 +243,7 @@ def dry_run(config: RunConfig) -> list[str]:
 def main(description: str = __doc__, defaults: Sequence[str] = ()) -> int:
     """Exit code 2 for what the user got wrong, 1 for what failed. ``defaults`` are overrides of the config that those
     of the command line override."""
-    parser = command_line(description.splitlines()[0])
+    parser = command_line(" ".join(description.split("\n\n")[0].split()))
     parser.add_argument(
         "--dry-run", action="store_true", help="tell clips, packs, FLOPs and memory of the run, and stop"
     )

@@ -90,6 +90,28 @@ def test_two_checkpoints_are_kept(one_rank: None, tmp_path: Path) -> None:
     assert (root / "latest").read_text() == "step-10"
 
 
+def test_what_a_user_copied_stays(one_rank: None, tmp_path: Path) -> None:
+    engine, ema = start(TrainConfig())
+    shutil.copytree(save_checkpoint(engine, ema, tmp_path, 1), tmp_path / "checkpoints/step-1-good")
+    for step in (2, 3):
+        save_checkpoint(engine, ema, tmp_path, step)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert names == ["step-1-good", "step-2", "step-3"]
+
+
+@pytest.mark.parametrize("file", ["state.json", "weight-rank-0000.safetensors", "ema-rank-0000.safetensors"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before(one_rank: None, tmp_path: Path, file: str) -> None:
+    engine, ema = start(TrainConfig())
+    save_checkpoint(engine, ema, tmp_path, 1)
+    path = save_checkpoint(engine, ema, tmp_path, 2) / file
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"step-2 is damaged .*: write the name of another \(step-1\) into") as error:
+        resume(engine, ema, tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "checkpoints/latest").write_text("step-1\n")
+    assert resume(engine, ema, tmp_path) == 1
+
+
 def test_checkpoints_of_an_abandoned_run_do_not_cost_the_new_ones(one_rank: None, tmp_path: Path) -> None:
     """Who starts anew, as the error of `resume` advises, may have later steps of before in the folder."""
     engine, ema = start(TrainConfig())

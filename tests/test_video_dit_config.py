@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from video_dit.config import CONFIGS, DataConfig, RunConfig, find_config, load_config, save_config
+from video_dit.config import CONFIGS, DataConfig, ModelConfig, RunConfig, find_config, load_config, save_config
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,12 @@ def test_lists_are_replaced_and_not_merged(tmp_path: Path) -> None:
 
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load_config(Whole, write(tmp_path, "# nothing\n")) == Whole()
+
+
+@pytest.mark.parametrize("name", ["patch_size", "hidden_size", "num_layers", "ratio", "rope_theta", "base_tokens"])
+def test_a_size_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.{name}=0 must be above 0"):
+        ModelConfig(**{name: 0})
 
 
 def test_a_sample_prompt_that_begins_too_late_is_refused_before_training() -> None:

@@ -12,11 +12,12 @@ import torch
 from tiny_engine import ZERO_STAGES, launch
 from torch import Tensor
 
-from vae3d import LatentCodec
+from vae3d import LatentCodec, VideoVAE
 from video_dit import VideoPipeline
 from video_dit.checkpoint import resume, save_checkpoint
 from video_dit.config import RunConfig, load_config
-from video_dit.denoiser import Denoiser, averaged_pipeline, frozen_facts, load_denoiser
+from video_dit.denoiser import Denoiser, averaged_pipeline, checkpoint_facts, load_denoiser
+from video_dit.distillation import DistillConfig
 from video_dit.ema import EMA
 from video_dit.engine import TrainConfig, initialize, learning_rate
 from video_dit.layers import fast_dtype
@@ -233,34 +234,60 @@ def test_a_model_of_another_path_is_refused(load: Load, trained: NoiseConfig, se
         load(trained, *settings)
 
 
-def test_what_is_frozen_is_told_by_its_weights(one_rank: None, tmp_path: Path) -> None:
+def test_what_is_frozen_is_told_by_its_weights(one_rank: None, tiny_vae: VideoVAE, tmp_path: Path) -> None:
     """An adapter does not resume on another base, on another text encoder or with another strength."""
-    module, config = tiny_denoiser.denoiser(), TrainConfig(init_from="base", lora=LoRAConfig(rank=2))
-    assert frozen_facts(module, TrainConfig()) == {}
+    module, codec = tiny_denoiser.denoiser(), LatentCodec(tiny_vae)
+    plain = RunConfig()
+    config = replace(plain, train=TrainConfig(init_from="base", lora=LoRAConfig(rank=2)))
+    always = checkpoint_facts(module, plain, codec)
+    assert not any("init_from" in name or "text encoder" in name for name in always)
     module.text_encoder.requires_grad_(False)
     base = next(module.transformer.parameters())
-    before = frozen_facts(module, config)
-    add_lora(module.transformer, config.lora)
-    facts = frozen_facts(module, config)
+    before = checkpoint_facts(module, config, codec)
+    add_lora(module.transformer, config.train.lora)
+    facts = checkpoint_facts(module, config, codec)
     assert facts == before
-    assert frozen_facts(module, TrainConfig()).keys() == {"fingerprint of the frozen text encoder"}
-    assert frozen_facts(module, replace(config, lora=LoRAConfig(rank=2, alpha=2.0))) == facts
-    engine = initialize(module, config)
+    assert checkpoint_facts(module, plain, codec).keys() - always == {"fingerprint of the frozen text encoder"}
+    assert checkpoint_facts(module, with_lora(config, 2.0), codec) == facts
+    engine = initialize(module, config.train)
     ema = EMA(engine, 0.5)
     save_checkpoint(engine, ema, tmp_path, 1, facts)
     assert resume(engine, ema, tmp_path, facts) == 1
-    stronger = frozen_facts(module, replace(config, lora=LoRAConfig(rank=2, alpha=4.0)))
     with pytest.raises(ValueError, match=r"train\.lora\.alpha=4\.0 is not that of .*: use train\.lora\.alpha=2\.0"):
-        resume(engine, ema, tmp_path, stronger)
+        resume(engine, ema, tmp_path, checkpoint_facts(module, with_lora(config, 4.0), codec))
     with torch.no_grad():
         base += 1
-    with pytest.raises(ValueError, match=r"fingerprint of train\.init_from=.* is not that of"):
-        resume(engine, ema, tmp_path, frozen_facts(module, config))
+    with pytest.raises(ValueError, match=r"the fingerprint of train\.init_from is .*: use the same again"):
+        resume(engine, ema, tmp_path, checkpoint_facts(module, config, codec))
     with torch.no_grad():
         base -= 1
         next(module.text_encoder.parameters()).add_(1)
-    with pytest.raises(ValueError, match=r"fingerprint of the frozen text encoder=.* is not that of"):
-        resume(engine, ema, tmp_path, facts | frozen_facts(module, TrainConfig()))
+    with pytest.raises(ValueError, match=r"the fingerprint of the frozen text encoder is .*: use the same again"):
+        resume(engine, ema, tmp_path, facts | checkpoint_facts(module, plain, codec))
+
+
+def with_lora(config: RunConfig, alpha: float) -> RunConfig:
+    return replace(config, train=replace(config.train, lora=LoRAConfig(rank=2, alpha=alpha)))
+
+
+def test_no_run_goes_on_with_another_autoencoder_or_as_another_kind(
+    one_rank: None, tiny_vae: VideoVAE, tmp_path: Path
+) -> None:
+    module, config = tiny_denoiser.denoiser(), RunConfig()
+    engine = initialize(module, config.train)
+    ema = EMA(engine, 0.5)
+    save_checkpoint(engine, ema, tmp_path, 1, checkpoint_facts(module, config, LatentCodec(tiny_vae)))
+    student = replace(
+        config, train=TrainConfig(init_from="base", lora=LoRAConfig(rank=2)), distill=DistillConfig(steps=[4, 8])
+    )
+    turned = replace(config, model=replace(config.model, rope_theta=3.0))
+    for other, key in ((student, "distill.steps"), (turned, "model.rope_theta")):
+        with pytest.raises(ValueError, match=rf"{key}=.* is not that of .*, or another run_dir"):
+            resume(engine, ema, tmp_path, checkpoint_facts(module, other, LatentCodec(tiny_vae)))
+    with torch.no_grad():
+        next(tiny_vae.parameters()).add_(1)
+    with pytest.raises(ValueError, match=r"the fingerprint of vae\.path is .*: use the same again"):
+        resume(engine, ema, tmp_path, checkpoint_facts(module, config, LatentCodec(tiny_vae)))
 
 
 def test_a_frozen_text_encoder_is_that_of_the_model(load: Load, tmp_path: Path) -> None:

@@ -92,6 +92,16 @@ def test_only_matrices_decay_and_frozen_weights_stay(one_rank: None) -> None:
     torch.testing.assert_close(module[0].bias.float(), frozen, atol=0, rtol=2**-7)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_fp32_what_is_frozen_is_too(one_rank: None, stage: int) -> None:
+    """It may have been loaded in 16 bits, in which a CPU without bf16 is slow."""
+    module = tiny()
+    module[0].weight.requires_grad_(False)
+    module[0].weight.data = module[0].weight.data.bfloat16()
+    engine = initialize(module, TrainConfig(zero_stage=stage), torch.float32)
+    assert {p.dtype for p in engine.module.parameters()} == {torch.float32}
+
+
 @OPTIMIZERS
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_engine_trains(one_rank: None, stage: int, optimizer: str) -> None:

@@ -94,6 +94,7 @@ def test_a_step_may_be_more_than_an_epoch(codec: LatentCodec) -> None:
     config = run_config(num_clips=3)
     plan = pack_plan(config, codec, training_clips(config, codec), 16)
     assert re.search(r"steps: 0\.\d an epoch, of 16 packs on 8 ranks", pack_lines(plan, 8)[1])
+    assert "of 16 packs on 4 groups of 2 ranks" in pack_lines(plan, 4, degree=2)[1]
 
 
 def test_rows_that_are_left_out_are_counted_by_reason_with_examples(codec: LatentCodec, tmp_path: Path) -> None:

@@ -82,6 +82,15 @@ def test_a_resumed_run_keeps_the_step_of_its_checkpoint_in_tensorboard(tmp_path:
     assert sorted(curve(tmp_path, "train/loss")) == [1, 2, 3, 4, 5, 6]
 
 
+def test_what_a_checkpoint_has_is_in_tensorboard_though_the_run_is_killed(tmp_path: Path) -> None:
+    progress = Progress(tmp_path, 0, 9, show=True)
+    for done in range(1, 4):
+        progress.step(done, {"loss": 1.0})
+    progress.flush()
+    assert sorted(curve(tmp_path, "train/loss")) == [1, 2, 3]
+    progress.close()
+
+
 def test_what_is_aside_is_recorded_and_not_in_the_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(tmp_path, 0, 1, show=True)
     progress.step(1, {"loss": 0.5}, {"padding": 7})

@@ -193,9 +193,11 @@ def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_prompts_may_not_be_too_short() -> None:
+def test_sizes_below_one_and_short_prompts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"text.max_length=7 must be at least 8"):
         TextConfig(max_length=7)
+    with pytest.raises(ValueError, match=r"text.num_heads=0 must be at least 1"):
+        TextConfig(num_heads=0)
 
 
 @torch.no_grad()

@@ -96,6 +96,15 @@ def test_samples_are_the_same_again(one_rank: None, tmp_path: Path) -> None:
     assert pictures[0] != pictures[1]
 
 
+def test_a_sample_that_fails_costs_no_other_and_not_the_run(
+    one_rank: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "step-0000012-0.png").mkdir()
+    write_samples(pipeline(), PROMPTS[:2], tmp_path, 12, 0, 1, Stop())
+    assert (tmp_path / "step-0000012-1.png").is_file()
+    assert "step-0000012-0.png: not made: " in caplog.text
+
+
 def test_who_is_asked_to_stop_makes_nothing(one_rank: None, tmp_path: Path) -> None:
     packs = Fixed(2)
     with pytest.raises(StoppedError):

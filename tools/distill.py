@@ -1,8 +1,9 @@
 """Make a student of a model that samples in few steps without guidance: ``deepspeed tools/distill.py --config
 sora_tiny.yaml train.init_from=checkpoints/sora-tiny run_dir=runs/student [section.key=value …]``.
 
-It is train.py with other defaults, and with the model itself, guided, as the teacher: see docs/training.md. Writes
-``few_steps/`` into ``run_dir``; copied into the model's folder, it is what tools/generate.py takes for --steps 4 to 8.
+It is train.py with settings of its own, which the command line overrides and the config does not, and with the model
+itself, guided, as the teacher: see docs/training.md. Writes ``few_steps/`` into ``run_dir``; copied into the model's
+folder, it is what tools/generate.py takes for --steps 4 to 8.
 """
 
 import sys

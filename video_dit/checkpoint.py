@@ -5,11 +5,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 
 import deepspeed
 import torch
 from deepspeed import comm as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from video_dit.ema import EMA, KIND
@@ -65,9 +67,10 @@ def save_checkpoint(engine: Engine, ema: EMA, run_dir: Path, step: int, facts: M
         _flush(draft)
         draft.replace(root / "latest")
         _flush(root)
-        saved = {int(path.name.removeprefix("step-")): path for path in root.glob("step-*")}
-        for older in (path for number, path in saved.items() if number < step and path.name != before):
-            shutil.rmtree(older)
+        for path in root.glob("step-*"):
+            number = path.name.removeprefix("step-")  # of a user's copy it is none
+            if number.isdecimal() and int(number) < step and path.name != before:
+                shutil.rmtree(path)
     dist.barrier()
     return folder
 
@@ -77,7 +80,7 @@ def resume(engine: Engine, ema: EMA, run_dir: Path, facts: Mapping[str, str] | N
 
     Raises:
         ValueError: it is not one of this model and optimizer, was saved with other ``facts``, or a part of it is
-            missing; or not all ranks see the same one.
+            missing or damaged; or not all ranks see the same one.
     """
     latest = run_dir / "checkpoints" / "latest"
     seen = latest.read_text().strip() if latest.is_file() else ""
@@ -93,13 +96,26 @@ def resume(engine: Engine, ema: EMA, run_dir: Path, facts: Mapping[str, str] | N
     folder = latest.parent / seen
     if not (folder / "state.json").is_file():
         raise ValueError(f"{folder} cannot be loaded: remove {latest} to start anew")
+    try:
+        return _load(engine, ema, folder, facts or {})
+    except (SafetensorError, JSONDecodeError, KeyError) as error:
+        others = sorted(path.name for path in folder.parent.glob("step-*") if path.name != seen)
+        fix = f"write the name of another ({', '.join(others)}) into" if others else "start anew: remove"
+        raise ValueError(f"{folder} is damaged ({error}): {fix} {latest}") from None
+
+
+def _load(engine: Engine, ema: EMA, folder: Path, facts: Mapping[str, str]) -> int:
     state = json.loads((folder / "state.json").read_text())
     if state["optimizer"] != optimizer_name(engine):
         raise ValueError(
             f"{folder} was written with {state['optimizer']}: use the train.optimizer of the run, or another run_dir"
         )
-    for key, value in (facts or {}).items():
+    for key, value in facts.items():
         if (its := state.get("facts", {}).get(key, value)) != value:
+            if key.startswith("fingerprint"):
+                raise ValueError(
+                    f"the {key} is {value}, that of {folder} {its}: use the same again, or another run_dir"
+                )
             raise ValueError(f"{key}={value} is not that of {folder}: use {key}={its}, or another run_dir")
     if (shapes := _shapes(engine.module)) != state["shapes"]:
         names = [n for n in (shapes | state["shapes"]) if shapes.get(n) != state["shapes"].get(n)]

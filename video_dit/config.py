@@ -89,7 +89,11 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of the transformer (see `VideoDiT`)."""
+    """Size of the transformer (see `VideoDiT`).
+
+    Raises:
+        ValueError: a size is not above 0.
+    """
 
     patch_size: int = 2
     hidden_size: int = 256
@@ -98,6 +102,11 @@ class ModelConfig:
     ratio: float = 4.0
     rope_theta: float = 1000.0
     base_tokens: int = 36
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"model.{name}={value} must be above 0")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from video_dit.batch import Pack
 from video_dit.checkpoint import averaged_weights
 from video_dit.config import RunConfig, check_start
 from video_dit.distillation import taught
-from video_dit.engine import TrainConfig
 from video_dit.loading import load_model
 from video_dit.lora import add_lora, copy_adapter, fingerprint
 from video_dit.model import VideoDiT
@@ -105,13 +104,15 @@ def load_denoiser(config: RunConfig, codec: LatentCodec, trained_on: dict) -> De
     return Denoiser(pipe.transformer, tokenizer, text_encoder)
 
 
-def frozen_facts(module: Denoiser, config: TrainConfig) -> dict[str, str]:
-    """What the trained weights of a checkpoint go with, and it does not hold: fingerprints of what is frozen, and how
-    strong the adapter is. To be taken before ZeRO cuts the weights up."""
-    facts = {}
-    if config.lora.rank:
+def checkpoint_facts(module: Denoiser, config: RunConfig, codec: LatentCodec) -> dict[str, str]:
+    """What the trained weights of a checkpoint go with, and it does not hold: settings, fingerprints of what is frozen,
+    and how strong the adapter is. To be taken before ZeRO cuts the weights up."""
+    facts = {f"noise.{name}": value for name, value in noise_facts(model_scheduler(config.noise)).items()}
+    facts |= {f"model.{name}": str(getattr(config.model, name)) for name in ("rope_theta", "base_tokens")}
+    facts |= {"distill.steps": str(list(config.distill.steps)), "fingerprint of vae.path": codec.fingerprint()}
+    if (lora := config.train.lora).rank:
         facts["fingerprint of train.init_from"] = fingerprint(module.transformer)
-        facts["train.lora.alpha"] = str(float(config.lora.alpha or config.lora.rank))
+        facts["train.lora.alpha"] = str(float(lora.alpha or lora.rank))
     if not any(p.requires_grad for p in module.text_encoder.parameters()):
         facts["fingerprint of the frozen text encoder"] = fingerprint(module.text_encoder)
     return facts

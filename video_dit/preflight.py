@@ -13,9 +13,10 @@ EXAMPLES = 3  # rows named for each reason
 SHAPES_TOLD = 10  # of them the most frequent
 
 
-def data_report(config: RunConfig, source: ClipSource, plan: PackPlan, ranks: int = 1) -> list[str]:
-    """The lines of a report on the clips and packs of a run on so many ranks. Nothing is opened."""
-    return [*clip_lines(config, source), *pack_lines(plan, ranks)]
+def data_report(config: RunConfig, source: ClipSource, plan: PackPlan, groups: int = 1, degree: int = 1) -> list[str]:
+    """The lines of a report on the clips and packs of a run on so many groups of ``degree`` ranks that share a pack.
+    Nothing is opened."""
+    return [*clip_lines(config, source), *pack_lines(plan, groups, degree)]
 
 
 def clip_lines(config: RunConfig, source: ClipSource) -> list[str]:
@@ -33,8 +34,8 @@ def clip_lines(config: RunConfig, source: ClipSource) -> list[str]:
     return lines
 
 
-def pack_lines(plan: PackPlan, ranks: int) -> list[str]:
-    """How the first epoch's packs are filled, and how evenly the ranks of a step share the work."""
+def pack_lines(plan: PackPlan, groups: int, degree: int = 1) -> list[str]:
+    """How the first epoch's packs are filled, and how evenly the groups of ``degree`` ranks share a step's work."""
     packs = first_epoch(plan)
     fills = [sum(view.tokens for view in pack) / plan.token_budget for pack in packs]
     views = [len(pack) for pack in packs]
@@ -42,12 +43,13 @@ def pack_lines(plan: PackPlan, ranks: int) -> list[str]:
     apart = []
     for first in range(0, max(len(packs) - in_step, 0) + 1, in_step):
         step = [cost(plan.pack(position), plan.attention_cost) for position in range(first, first + in_step)]
-        apart.append(imbalance([sum(step[rank::ranks]) for rank in range(ranks)]))
+        apart.append(imbalance([sum(step[group::groups]) for group in range(groups)]))
+    sharing = count(groups, "rank") if degree == 1 else f"{count(groups, 'group')} of {count(degree, 'rank')}"
     return [
         f"packs: {len(packs):,} an epoch of up to {plan.token_budget:,} tokens, {mean(fills):.1%} filled on average, "
         f"{min(fills):.1%} at least; {mean(views):.1f} views each ({min(views)} to {max(views)})",
-        f"steps: {len(packs) / in_step:,.1f} an epoch, of {count(in_step, 'pack')} on {count(ranks, 'rank')}; "
-        f"the costliest rank takes {mean(apart):.1%} above the mean, {max(apart):.1%} at most",
+        f"steps: {len(packs) / in_step:,.1f} an epoch, of {count(in_step, 'pack')} on {sharing}; "
+        f"the costliest takes {mean(apart):.1%} above the mean, {max(apart):.1%} at most",
     ]
 
 

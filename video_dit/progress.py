@@ -64,6 +64,11 @@ class Progress:
         if self._wandb is not None:
             self._wandb.log(dict(scalars), step=done)
 
+    def flush(self) -> None:
+        """Have TensorBoard's figures on the disk, as those beside it are, before more steps count as done."""
+        if self.show:
+            self._writer.flush()
+
     def pictures(self, done: int, sheets: Sequence[Path]) -> None:
         """Show contact sheets ``step-N-NAME.png``, each under ``samples/NAME``. (Videos of TensorBoard would need one
         more package; they lie beside the sheets.)"""

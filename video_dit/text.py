@@ -41,7 +41,7 @@ class TextConfig:
     prompt, of which the rest is cut off (CLIP reads 77). width, num_layers, num_heads, hidden: of the byte-level T5.
 
     Raises:
-        ValueError: ``max_length`` is below 8.
+        ValueError: ``max_length`` is below 8, or a size below 1.
     """
 
     encoder: str = ""
@@ -54,6 +54,9 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.max_length < 8:
             raise ValueError(f"text.max_length={self.max_length} must be at least 8")
+        for name in ("width", "num_layers", "num_heads", "hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"text.{name}={getattr(self, name)} must be at least 1")
 
 
 def byte_t5(config: TextConfig) -> tuple[ByT5Tokenizer, T5EncoderModel]:

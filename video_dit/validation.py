@@ -1,7 +1,8 @@
 """What a run shows of its averaged weights at each checkpoint: the loss on unseen clips, and sample videos."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,17 @@ from video_dit.pack_factory import PackFactory
 from video_dit.pipeline import VideoPipeline
 from video_dit.sampling import SamplingConfig
 from video_dit.stopping import Stop, StoppedError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def failures_told(what: str) -> Iterator[None]:
+    """Pass over a failure, as of the disk or for want of memory, and tell of it: samples are not worth a run."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        logger.warning("%s: not made: %s", what, " ".join(str(error).split()) or type(error).__name__)
 
 
 @torch.no_grad()
@@ -60,7 +72,8 @@ def write_samples(
     with suppress(StoppedError):
         for number in range(rank, len(prompts), world):
             sheet = folder / f"step-{step:07d}-{number}.png"
-            _write_sample(pipe, prompts[number], sheet, stop, sampling or SamplingConfig())
+            with failures_told(sheet.name):
+                _write_sample(pipe, prompts[number], sheet, stop, sampling or SamplingConfig())
     if global_sum(stop.asked, pipe.device):
         raise StoppedError
 
