@@ -263,8 +263,10 @@ def main(description: str = __doc__, defaults: Sequence[str] = ()) -> int:
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         line = lost_worker(error) if isinstance(error, RuntimeError) else ""
+        if isinstance(error, OSError):  # as where the disk is full
+            line = str(error)
         if is_out_of_memory(error):
             line = memory_advice(error, config.data.token_budget, config.train)
         if not line:

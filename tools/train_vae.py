@@ -249,6 +249,7 @@ def train(config: VAEConfig, vae: VideoVAE, stop: Stop) -> None:
         stopping = global_sum(stop.asked, engine.device) > 0
         if stopping or done == config.train.max_steps or done % config.train.save_every == 0:
             folder = save_checkpoint(engine, ema, run_dir, done)
+            progress.flush()
             if stopping:
                 break
             publish(done, folder)
