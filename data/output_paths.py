@@ -16,7 +16,8 @@ def is_file_name(out: Path) -> bool:
 
 def output_paths(args: argparse.Namespace) -> list[Path]:
     """A path for each prompt and of it for each seed, a file or a new folder for pictures: its name is ``--out``, or
-    comes from the prompt and the seed, or from the file that is continued. Of several prompts each has its number."""
+    comes from the prompt and the seed, or from the file that is continued and the one that it leads to. Of several
+    prompts each has its number."""
     seeds = range(args.seed, args.seed + args.num_videos)
     prompts = args.prompt_file or [args.prompt]
     numbers = [f"-{number:03d}" for number in range(1, 1 + len(prompts))] if args.prompt_file else [""]
@@ -27,6 +28,8 @@ def output_paths(args: argparse.Namespace) -> list[Path]:
     folder = args.out or Path("outputs")
     stems = [_stem(args.video.stem if args.video else prompt or "no prompt") for prompt in prompts]
     mode = f"-{mode_name(args)}" if args.video else ""
+    if other := args.connect or args.interpolate:
+        mode += f"-{_stem(other.stem)}"
     if mode in ("-edit", "-mask"):  # of which the prompt is the point
         stems, mode = (
             [f"{stem}{mode}-{_stem(prompt or 'no prompt')}" for stem, prompt in zip(stems, prompts, strict=True)],

@@ -91,7 +91,7 @@ def test_what_is_loaded_is_what_was_saved(
     file = save_lora(model, tmp_path, "a-model")
     for number, path in enumerate((tmp_path, file)):
         other = like(base).to(dtype)
-        load_lora(other, path)
+        load_lora(other, str(path))
         assert torch.equal(output(other), output(model)), number
     assert not torch.equal(output(model), before)
     assert file.stat().st_size < 60_000
@@ -245,7 +245,7 @@ def test_peft_is_asked_for_only_where_it_is_needed(
     with pytest.raises(ValueError, match=r"train.lora.rank=4 needs the package peft: pip install peft"):
         LoRAConfig(rank=4)
     with pytest.raises(ValueError, match="needs the package peft"):
-        load_lora(base, tmp_path)
+        load_lora(base, str(tmp_path))
 
 
 def test_settings_that_make_no_sense_are_refused(base: VideoDiT) -> None:

@@ -116,7 +116,7 @@ def save_lora(
     return path
 
 
-def load_lora(transformer: "VideoDiT", path: Path) -> None:
+def load_lora(transformer: "VideoDiT", path: str | Path) -> None:
     """Add the adapter of a file, or of the folder that it lies in, to the transformer.
 
     Raises:
@@ -180,9 +180,9 @@ def lora_facts(path: Path) -> dict[str, str]:
     return _read(find_lora(path))[1]
 
 
-def find_lora(path: Path) -> Path:
+def find_lora(path: str | Path) -> Path:
     """The file itself, or the one in the folder; ValueError where there is none."""
-    file = path / LORA_WEIGHT_NAME_SAFE if path.is_dir() else path
+    file = Path(path, LORA_WEIGHT_NAME_SAFE) if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise ValueError(f"LoRA {path}: no such file; give the folder lora/ of a run, or {LORA_WEIGHT_NAME_SAFE}")
     return file
