@@ -130,7 +130,7 @@ def load_lora(transformer: "VideoDiT", path: str | Path) -> None:
 
 
 @torch.no_grad()
-def merge_lora(transformer: "VideoDiT", path: Path) -> None:
+def merge_lora(transformer: "VideoDiT", path: str | Path) -> None:
     """Add what the adapter of a file, or of the folder that it lies in, makes to the weights themselves: they become
     ``W + alpha / rank · B A``, rounded once to their own type. No peft is needed, and sampling costs no more.
 
@@ -152,7 +152,7 @@ def merge_lora(transformer: "VideoDiT", path: Path) -> None:
         weight.copy_(weight.float() + update.to(weight.device))
 
 
-def _read_for(transformer: "VideoDiT", path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def _read_for(transformer: "VideoDiT", path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """The weights of an adapter that fits, and peft's settings of it where the file has them."""
     state, metadata = _read(find_lora(path))
     if not state:

@@ -230,7 +230,7 @@ def reason(error: Exception) -> str:
 
 def read_times(task: ReadTask) -> ReadTimes:
     """Measure one clip here; raises what either reader raises, and OtherFramesError where the two disagree."""
-    from data.video import VideoReader, read_video  # see `data.manifest_clips.ManifestClips.load`
+    from data.video import VideoReader, read_video  # see `data.last_reader.LastReader`
 
     reader, record = VideoReader(task.record.path), task.record
     info, times = reader.info(), [*reader.index.times.tolist(), reader.index.end]
