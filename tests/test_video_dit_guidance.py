@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from video_dit import VideoDiT, guidance
+from video_dit import VideoDiT, VideoPipeline, guidance
 from video_dit.noise import sampling_levels
 from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window
 from video_dit.tokens import Segments, latent_times, patchify
@@ -181,3 +181,29 @@ def test_the_text_is_projected_once_a_window(tiny_dit: VideoDiT) -> None:
         assert calls == [5, 5]
     made(tiny_dit, replace(CONFIG, guidance_scale=1.0))
     assert calls == [5, 5, 5]
+
+
+def test_a_cache_of_diffusers_leaves_blocks_out_and_is_told_of_each_window(tiny_pipe: VideoPipeline) -> None:
+    """Windows of other numbers of tokens follow one another, with two rows each."""
+
+    def video() -> Tensor:
+        options: dict[str, Any] = {
+            "num_inference_steps": 6,
+            "output_type": "latent",
+            "generator": torch.Generator().manual_seed(0),
+        }
+        return tiny_pipe("0: a ball | 1: a cube", num_frames=33, height=32, width=32, **options).frames
+
+    ran: list[int] = []
+    plain = video()
+    tiny_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
+    assert torch.equal(video(), plain)
+    tiny_pipe.transformer.disable_cache()
+    tiny_pipe.transformer.blocks[1].cross_attn.to_q.register_forward_hook(lambda *_: ran.append(1))
+    video()
+    always = len(ran)
+    tiny_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=10.0))
+    first, second = video(), video()
+    assert len(ran) < 2 * always and torch.equal(first, second) and not torch.equal(first, plain)
+    tiny_pipe.transformer.disable_cache()
+    assert torch.equal(video(), plain)

@@ -5,6 +5,7 @@ each other one leads away from what it stands for: from the negative prompt (cla
 2022, arXiv:2207.12598), or from not knowing the context (history guidance, Song et al., 2025, arXiv:2502.06764).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,8 @@ class GuidedModel:
     def __init__(self, model: VideoDiT, rows: list[Row], layout: Layout) -> None:
         self._model, self._rows, self._layout = model, rows, layout
         self._calls: dict[tuple[int, ...], list[Call]] = {}  # by the numbers of the rows that act
+        if is_cached(model):
+            model._reset_stateful_cache()  # of another window, perhaps of another number of tokens
 
     def acting(self, level: float) -> tuple[int, ...]:
         """The numbers of the rows that count at this level of the made tokens, that of the prompts first."""
@@ -81,8 +84,17 @@ class GuidedModel:
         """The guided output for the made tokens ``(b, n_made, d)`` at their level ``()``, fp32."""
         if acting not in self._calls:
             self._calls[acting] = guiding_calls([self._rows[i] for i in acting], self._layout)
-        shares = [weighted_output(self._model, call, self._layout, made, level) for call in self._calls[acting]]
+        shares = []
+        for number, call in enumerate(self._calls[acting]):
+            name = f"call {number} of rows {acting}"  # each has a cache of its own
+            with self._model.cache_context(name) if is_cached(self._model) else nullcontext():
+                shares.append(weighted_output(self._model, call, self._layout, made, level))
         return torch.stack(shares).sum(dim=0)
+
+
+def is_cached(model: Any) -> bool:
+    """Whether one of diffusers' caches is on (see `VideoDiT.enable_cache`)."""
+    return getattr(model, "is_cache_enabled", False)
 
 
 def guiding_calls(rows: list[Row], layout: Layout) -> list[Call]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.cache_utils import CacheMixin
@@ -128,6 +129,12 @@ class VideoDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: 
                 x = block(*arguments)
         shift, scale = self.modulation_out(embedding).chunk(2, dim=1)
         return self.proj_out(modulate(x, shift, scale, index)).to(hidden_states.dtype)
+
+    def enable_cache(self, config: Any) -> None:
+        """Have one of diffusers' caches, such as ``FirstBlockCacheConfig``, leave blocks out in sampling; ``config`` is
+        its."""
+        TransformerBlockRegistry.register(Block, TransformerBlockMetadata(return_hidden_states_index=0))
+        super().enable_cache(config)
 
     def _texts(self, prompt_embeds: Tensor) -> list[Tensor]:
         """What each block sees of the text: the same."""
