@@ -20,8 +20,9 @@ import diffusers
 import torch
 import transformers
 from deepspeed import comm as dist
+from safetensors import SafetensorError
 
-from data.packing import cost, imbalance, load_ahead, lost_worker, rank_positions
+from data.packing import cost, imbalance, load_ahead, rank_positions
 from data.sheet import checked_folder
 from vae3d import LatentCodec
 from video_dit.attention import use_flash_attention_3
@@ -32,7 +33,7 @@ from video_dit.continuation import write_continuation
 from video_dit.denoiser import Denoiser, averaged_pipeline, build_denoiser, checkpoint_facts
 from video_dit.ema import EMA
 from video_dit.engine import check_stage, global_sum, initialize, process_group, set_learning_rate
-from video_dit.failures import gradient_line, is_out_of_memory, memory_advice, not_finite_line
+from video_dit.failures import failure_line, gradient_line, is_out_of_memory, memory_advice, not_finite_line
 from video_dit.few_steps import FOLDER, steps_fact
 from video_dit.flops import PackFlops, peak_tflops
 from video_dit.footprint import footprint_lines
@@ -263,10 +264,8 @@ def main(description: str = __doc__, defaults: Sequence[str] = ()) -> int:
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    except (RuntimeError, MemoryError, OSError) as error:
-        line = lost_worker(error) if isinstance(error, RuntimeError) else ""
-        if isinstance(error, OSError):  # as where the disk is full
-            line = str(error)
+    except (RuntimeError, MemoryError, OSError, SafetensorError) as error:
+        line = failure_line(error)
         if is_out_of_memory(error):
             line = memory_advice(error, config.data.token_budget, config.train)
         if not line:

@@ -200,8 +200,6 @@ def unfit_modes(args: argparse.Namespace, given: set[str]) -> str | None:
     if "fraction" in given and "interpolate" not in modes:
         return "--fraction needs --interpolate FILE"
     led_away = args.negative_prompt or args.guidance_interval != (0.0, 1.0)
-    if args.guidance_scale == 1 and led_away:
-        return "--negative-prompt and --guidance-interval need a --guidance-scale above 1"
     if "interpolate" in modes and args.guidance_scale is None and led_away:
         return "--negative-prompt and --guidance-interval need --guidance-scale with --interpolate, which has none"
     if "interpolate" in modes and args.step_cache:

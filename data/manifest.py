@@ -42,6 +42,13 @@ class ClipRecord:
     end: float | None = None
     split: str | None = None
 
+    @property
+    def stop(self) -> float | None:
+        """Seconds within the file at which what is taken ends, where the manifest says it."""
+        if self.end is None and self.num_frames is not None and self.fps is not None:
+            return self.start + self.num_frames / self.fps
+        return self.end
+
 
 def read_manifest(path: str | Path, split: str | None = None) -> list[ClipRecord]:
     """Read a `.csv`, `.jsonl` or `.parquet` manifest: a path and a text for each clip and, where known, its `width`,

@@ -163,9 +163,7 @@ class ManifestClips:
 def _completed(record: ClipRecord, rate_needed: bool, reader: LastReader) -> ClipRecord | str:
     """The row with what the manifest leaves out read from the file, its size, the time at which it ends, its rate; or
     why it cannot be."""
-    end = record.end
-    if end is None and record.num_frames is not None and record.fps is not None:
-        end = record.start + record.num_frames / record.fps
+    end = record.stop
     if end is None or record.width is None or record.height is None or (rate_needed and record.fps is None):
         try:
             info = reader(record.path).info()
@@ -176,7 +174,7 @@ def _completed(record: ClipRecord, rate_needed: bool, reader: LastReader) -> Cli
             width=info.width,
             height=info.height,
             fps=record.fps or info.frame_rate,
-            end=end if end is not None else info.duration,
+            end=info.duration if end is None else min(end, info.duration),
         )
     return replace(record, end=end)
 

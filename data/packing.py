@@ -289,13 +289,11 @@ def load_ahead(dataset: Dataset, positions: Sequence[int], workers: int, program
 
 
 def lost_worker(error: RuntimeError) -> str:
-    """What to tell where an error says that a worker of `load_ahead` was ended from outside; "" for any other."""
+    """What to tell where an error says that a worker of `load_ahead` has died; "" for any other."""
     if not str(error).startswith("DataLoader worker"):
         return ""
-    return (
-        "one of data.workers was ended from outside, as happens where the host's memory runs out: "
-        "set data.workers lower; the same command goes on"
-    )
+    reason = " ".join(str(error).split())
+    return f"one of data.workers ended, as where the host's memory runs out ({reason}): the same command goes on"
 
 
 def _outlast_sigterm(worker: int) -> None:

@@ -85,7 +85,6 @@ def parsed(*arguments: str) -> argparse.Namespace:
         (["--repeat", "a.mp4", "--steps", "30"], ["--repeat", "leave out --steps"]),
         (["--repeat", "gone.mp4"], ["--repeat gone.mp4: no such file"]),
         (["--scheduler", "best"], ["--scheduler", "euler"]),
-        (["--guidance-scale", "1", "--negative-prompt", "x"], ["need a --guidance-scale above 1"]),
         (["--image", "long" * 99], ["longlong", "File name too long"]),
         (["--out", "long" * 99 + ".mp4"], ["longlong", "File name too long"]),
         (["--guidance-interval", "1,0"], ["--guidance-interval", "LOW,HIGH"]),

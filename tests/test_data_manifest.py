@@ -166,3 +166,9 @@ def test_what_pandas_has_for_nothing_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "clips.jsonl").write_text("\n".join(rows).replace('"train"', "NaN"))
     with pytest.raises(ValueError, match="row 1: split is empty"):
         read_manifest(tmp_path / "clips.jsonl", split="val")
+
+
+def test_where_a_row_stops_is_its_end_or_what_its_frames_tell() -> None:
+    row = ClipRecord(Path("a.mp4"), "a", 2, start=4.0)
+    assert row.stop is None and replace(row, end=5.0, fps=8.0, num_frames=16).stop == 5.0
+    assert replace(row, fps=8.0, num_frames=16).stop == 6.0 and replace(row, num_frames=16).stop is None

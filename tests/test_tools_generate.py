@@ -168,9 +168,16 @@ def test_what_is_wrong_with_a_later_prompt_is_told_before_any_video_is_made(
     assert not Path("made").exists()
 
 
-def test_too_little_memory_is_one_line(generate: Generate, capsys: pytest.CaptureFixture[str]) -> None:
-    assert generate("--prompt", "x", "--size", "1600000x1600000", "--out", "a.mp4") == 1
-    assert "out of memory" in (last := capsys.readouterr().err.splitlines()[-1]) and "--size" in last
+def test_too_little_memory_is_one_line(
+    generate: Generate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(VideoPipeline, "stream", full)
+    assert generate("--prompt", "x", "--out", "a.mp4") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "generate.py: out of memory (CUDA out of memory): use a smaller --size"
 
 
 def test_a_video_of_one_frame_is_repeated(generate: Generate, tiny_pipe: VideoPipeline, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before(one_rank: None, tmp_pa
     save_checkpoint(engine, ema, tmp_path, 1)
     path = save_checkpoint(engine, ema, tmp_path, 2) / file
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"step-2 is damaged .*: write the name of another \(step-1\) into") as error:
+    with pytest.raises(ValueError, match=r"step-2 is damaged .*: write step-1 into .*latest") as error:
         resume(engine, ema, tmp_path)
     assert "\n" not in str(error.value)
     (tmp_path / "checkpoints/latest").write_text("step-1\n")

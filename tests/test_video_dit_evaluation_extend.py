@@ -100,7 +100,7 @@ def test_figures_of_unseen_scenes_their_means_and_errors(options: ExtendOptions,
     table, requirements, other, _, wrote = said
     assert (table.split()[0], other.split()[0], wrote.split()[0]) == ("forward:", "backward:", "wrote")
     assert len(requirements.splitlines()) == 6
-    assert [one["text"].split(":")[0] for one in results["requirements"]] == ["forward"] * 4 + ["backward"] * 4
+    assert [one["text"].split(":")[0] for one in results["requirements"]] == ["forward"] * 6 + ["backward"] * 6
     with Image.open(picture) as sheet:
         assert sheet.height > 4 * 2 * 96
     assert evaluate_extend(options, lambda _: None) == results  # noise is of the seed alone

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from video_dit.engine import TrainConfig
-from video_dit.failures import gradient_line, is_out_of_memory, memory_advice, not_finite_line
+from video_dit.failures import failure_line, gradient_line, is_out_of_memory, memory_advice, not_finite_line
 
 
 def test_a_real_failure_to_allocate_is_known() -> None:
@@ -19,6 +20,13 @@ def test_a_real_failure_to_allocate_is_known() -> None:
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("not enough memory"), OSError()])
 def test_other_errors_are_not(error: Exception) -> None:
     assert not is_out_of_memory(error)
+
+
+def test_a_failure_of_the_machine_is_one_line_and_a_bug_is_none() -> None:
+    assert failure_line(OSError(28, "No space left\non device")) == "[Errno 28] No space left on device"
+    assert failure_line(SafetensorError("I/O error: No space left on device")) == "I/O error: No space left on device"
+    assert "data.workers" in failure_line(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
+    assert not failure_line(RuntimeError("shapes differ")) and not failure_line(AssertionError())
 
 
 def test_the_advice_names_what_is_not_turned_yet() -> None:

@@ -14,11 +14,12 @@ from statistics import mean
 import torch
 from deepspeed import comm as dist
 from einops import rearrange
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data.crops import CropConfig, Crops
 from data.manifest import has_split
-from data.packing import load_ahead, lost_worker, rank_positions
+from data.packing import load_ahead, rank_positions
 from data.seeding import keyed_generator
 from data.sheet import checked_folder
 from data.transforms import to_float, to_uint8
@@ -31,6 +32,7 @@ from video_dit.config import check_start, config_from_command_line, save_config
 from video_dit.ema import EMA
 from video_dit.engine import TrainConfig, global_sum, initialize, process_group, set_learning_rate
 from video_dit.evaluation.pairs import Pair, write_picture
+from video_dit.failures import failure_line
 from video_dit.layers import fast_dtype
 from video_dit.progress import Progress
 from video_dit.stopping import Stop, stop_on_sigterm
@@ -267,8 +269,8 @@ def main() -> int:
     except ValueError as error:
         print(f"train_vae.py: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if not (line := lost_worker(error)):
+    except (RuntimeError, OSError, SafetensorError) as error:
+        if not (line := failure_line(error)):
             raise
         print(f"\ntrain_vae.py: {line}", file=sys.stderr)
         return 1

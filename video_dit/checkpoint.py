@@ -67,12 +67,17 @@ def save_checkpoint(engine: Engine, ema: EMA, run_dir: Path, step: int, facts: M
         _flush(draft)
         draft.replace(root / "latest")
         _flush(root)
-        for path in root.glob("step-*"):
-            number = path.name.removeprefix("step-")  # of a user's copy it is none
-            if number.isdecimal() and int(number) < step and path.name != before:
+        for number, path in _saved_steps(root).items():
+            if number < step and path.name != before:
                 shutil.rmtree(path)
     dist.barrier()
     return folder
+
+
+def _saved_steps(root: Path) -> dict[int, Path]:
+    """Folders of checkpoints by their steps; what users called otherwise is not among them."""
+    named = {path.name.removeprefix("step-"): path for path in root.glob("step-*")}
+    return {int(number): path for number, path in named.items() if number.isdecimal()}
 
 
 def resume(engine: Engine, ema: EMA, run_dir: Path, facts: Mapping[str, str] | None = None) -> int:
@@ -98,9 +103,9 @@ def resume(engine: Engine, ema: EMA, run_dir: Path, facts: Mapping[str, str] | N
         raise ValueError(f"{folder} cannot be loaded: remove {latest} to start anew")
     try:
         return _load(engine, ema, folder, facts or {})
-    except (SafetensorError, JSONDecodeError, KeyError) as error:
-        others = sorted(path.name for path in folder.parent.glob("step-*") if path.name != seen)
-        fix = f"write the name of another ({', '.join(others)}) into" if others else "start anew: remove"
+    except (SafetensorError, JSONDecodeError) as error:
+        others = [number for number, path in _saved_steps(folder.parent).items() if path != folder]
+        fix = f"write step-{max(others)} into" if others else "start anew: remove"
         raise ValueError(f"{folder} is damaged ({error}): {fix} {latest}") from None
 
 

@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
+
+from data.packing import lost_worker
 
 if TYPE_CHECKING:  # imports DeepSpeed, which a tool that fails may not need
     from video_dit.engine import TrainConfig
@@ -16,6 +19,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in HOST_MEMORY)
+
+
+def failure_line(error: BaseException) -> str:
+    """What to tell of a failure of the machine, such as a full disk or a worker that was ended; "" for any other."""
+    if isinstance(error, OSError | SafetensorError):  # safetensors has its own, also for the disk's
+        return " ".join(str(error).split())
+    return lost_worker(error) if isinstance(error, RuntimeError) else ""
 
 
 def memory_advice(error: BaseException, token_budget: int, config: "TrainConfig") -> str:

@@ -27,7 +27,7 @@ def load_model(folder: str | Path, dtype: torch.dtype, published: bool = False) 
 
         return load_wan(Path(folder), dtype)
 
-    def part(cls: Any, name: str, **options: Any) -> Any:
+    def part(cls: Any, name: str, options: dict[str, Any]) -> Any:
         return load_whole(cls, Path(folder) / name, f"{folder} holds no whole {name}", {"dtype": dtype, **options})
 
     try:
@@ -37,9 +37,9 @@ def load_model(folder: str | Path, dtype: torch.dtype, published: bool = False) 
     if kind not in ENCODERS:
         raise ValueError(f"{folder} has a text encoder of kind {kind}: give one of {', '.join(ENCODERS)}")
     weighted = {
-        "transformer": part(VideoDiT, "transformer", low_cpu_mem_usage=False),  # the other way needs accelerate
+        "transformer": part(VideoDiT, "transformer", {"low_cpu_mem_usage": False}),  # the other way needs accelerate
         "vae": LatentCodec.from_pretrained(folder, dtype=dtype).vae,
-        "text_encoder": part(ENCODERS[kind], "text_encoder"),
+        "text_encoder": part(ENCODERS[kind], "text_encoder", {}),
     }
     try:
         return VideoPipeline.from_pretrained(folder, **weighted)

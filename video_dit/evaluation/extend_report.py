@@ -142,6 +142,8 @@ def extend_requirements(plan: Plan, means: Summary, frame_rate: float) -> list[R
     mine, long = means["ours"], plan.cut.num_made / frame_rate >= DRIFT_SECONDS
     seam, motion, drift = (mine[name] for name in ("seam_to_codec", "motion", "colour_drift"))
     identity, colours, away = (mine[name] for name in ("identity", "colours", "position_2s"))
+    most = means.get("through codec", {}).get("colours")
+    by_codec = "" if most is None else f" (of the truth, through the codec, by the judge {most:.0%})"
     assert seam is not None and motion is not None and drift is not None
     found = [
         Requirement(f"{plan.key}: seam at most {MOST_SEAM} of the codec's", seam, seam <= MOST_SEAM),
@@ -156,7 +158,7 @@ def extend_requirements(plan: Plan, means: Summary, frame_rate: float) -> list[R
             None if identity is None else identity >= LEAST_KEPT,
         ),
         Requirement(
-            f"{plan.key}: colours and count right at the far end of at least {LEAST_KEPT:.0%} of clips",
+            f"{plan.key}: colours and count right at the far end of at least {LEAST_KEPT:.0%} of clips{by_codec}",
             colours,
             None if colours is None else colours >= LEAST_KEPT,
         ),

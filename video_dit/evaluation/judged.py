@@ -16,7 +16,7 @@ from video_dit.evaluation.cuts import Cut
 from video_dit.evaluation.measures import Judged
 
 AFTER = 2.0  # seconds from the join
-MOVING = ("slide", "orbit")  # motions that lead elsewhere within that time, whatever else there is
+MOVING = ("slide", "orbit")  # motions that are asked about: along a line and around
 KEPT_FRAMES = PART - 1  # given frames that the judge sees on each side: all parts after its first are made
 
 

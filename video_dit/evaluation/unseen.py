@@ -78,8 +78,8 @@ def first_frames(record: ClipRecord, num_frames: int, least: int, frame_rate: fl
     from data.video import VideoError, read_video  # PyAV may be missing where only the world is measured
 
     seconds = num_frames / frame_rate
-    if record.end is not None:
-        seconds = min(seconds, record.end - record.start)
+    if record.stop is not None:
+        seconds = min(seconds, record.stop - record.start)
     frames = read_video(record.path, record.start, seconds, frame_rate).frames[:num_frames]
     if len(frames) < least:
         reason = f"too short: {len(frames)} frames at {frame_rate:g} a second, and {least} are to be given"

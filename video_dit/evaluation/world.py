@@ -247,7 +247,7 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     results: dict = {"model": str(options.model), "settings": settings_of(options, clip_format), "sets": {}}
     results["centre error"] = {name: None if math.isnan(error) else error for name, error in off.items()}
     examples: list[tuple[float, str, Tensor]] = []
-    for part, told_part, wanted in zip(sets, told_sets, prompts, strict=True):
+    for part, told_part, stated, wanted in zip(sets, told_sets, said, prompts, strict=True):
         samples = make_samples(pipe, told_part, clip_format, options)
         readings, about = read_all(judge, samples), held_out_objects(part, wanted)
         told = [agreement(r, p, about=a) for r, p, a in zip(readings, wanted, about, strict=True)]
@@ -272,7 +272,7 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
             "measures": measures,
             "prompts": [
                 {"text": text, "read as": asdict(prompt), "wrong": names, "all right": one["all"][0]}
-                for text, prompt, names, one in zip(part.texts, wanted, missed, told, strict=True)
+                for text, prompt, names, one in zip(part.texts, stated, missed, told, strict=True)
             ],
         }
         for text, one, names, clip in zip(part.texts, told, missed, samples, strict=True):
