@@ -85,7 +85,9 @@ def test_of_two_seconds_motions_are_not_asked_about(
     evaluate: ModuleType, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     json_file = tmp_path / "figures.json"
-    assert call(evaluate, monkeypatch, *parts, "--prompts=4", "--seconds=2", f"--json={json_file}") == 0
+    words = ["--prompts=4", "--seconds=2", "--scheduler=unipc", f"--json={json_file}"]
+    assert call(evaluate, monkeypatch, *parts, *words) == 0
+    assert json.loads(json_file.read_text())["settings"]["scheduler"] == "unipc"
     for found in json.loads(json_file.read_text())["sets"].values():
         for column in found["shares"].values():
             assert [column[name]["asked"] for name in ("size", "motion", "direction", "camera")] == [0] * 4

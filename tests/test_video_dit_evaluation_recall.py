@@ -10,6 +10,7 @@ import torch
 from data.video import write_video
 from video_dit import VideoPipeline
 from video_dit.evaluation.recall import RecallOptions, clip_latents, distance, evaluate_recall
+from video_dit.request import PromptSchedule
 
 SHAPES = {"one": (9, 32, 32), "two": (9, 32, 32), "long": (36, 32, 32), "short": (5, 32, 32), "wide": (9, 32, 48)}
 
@@ -36,12 +37,12 @@ def test_who_gives_back_its_clips_and_who_mixes_them_up(
     """The sampler is replaced by one that knows the clips; with a shift it takes each caption for the next one's."""
     names = list(SHAPES)
 
-    def sampled(pipe: VideoPipeline, text: str, height: int, width: int, **_: object) -> SimpleNamespace:
+    def sampled(pipe: VideoPipeline, prompt: PromptSchedule, height: int, width: int, **_: object) -> SimpleNamespace:
         clips = clip_latents(pipe, options.manifest, (height, width))
         firsts = dict(zip(["one", "two", "long", "long", "short", "wide"], clips, strict=True))
         if shift == 0:
             firsts |= {"long": clips[3]}  # the second of its two clips is as good as the first
-        name = names[(names.index(text.split()[1]) + shift) % len(names)]
+        name = names[(names.index(prompt.at(0.0).split()[1]) + shift) % len(names)]
         return SimpleNamespace(frames=[firsts[name] + 0.01])
 
     monkeypatch.setattr(VideoPipeline, "__call__", sampled)

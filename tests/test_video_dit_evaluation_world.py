@@ -34,6 +34,7 @@ def options(tmp_path: Path) -> WorldOptions:
         expand_prompt=None,
         size=None,
         seconds=4.0,
+        scheduler=None,
         steps=2,
         guidance_scale=4.0,
         seed=7,

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.options import at_least, frame_rate, positive, share, size, something
+from data.options import SCHEDULER_NAMES, at_least, frame_rate, positive, share, size, something
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "sora-tiny"
@@ -117,6 +117,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     world.add_argument("--seconds", type=positive, default=4.0, help=of_seconds)
     world.add_argument("--batch", type=at_least(1), default=16, help="samples made at a time (default: %(default)s)")
     world.add_argument("--judge", type=Path, default=ROOT / "checkpoints" / "judge", help="default: the shipped one")
+    world.add_argument("--scheduler", choices=SCHEDULER_NAMES, help="what takes the steps (default: the model's own)")
     picture = ROOT / "outputs" / "evaluate-world.png"
     world.add_argument("--picture", type=Path, default=picture, metavar="FILE", help="default: outputs/")
     extend = commands.add_parser("extend", help="does it continue clips as they go on in truth")

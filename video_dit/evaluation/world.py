@@ -36,6 +36,7 @@ from video_dit.layers import fast_dtype
 from video_dit.loading import load_model
 from video_dit.pipeline import VideoPipeline
 from video_dit.prompt_expansion import told_prompts
+from video_dit.schedulers import named_scheduler
 
 HELD_OUT = "held-out triples"
 UNSEEN = 20_000_000  # seeds from here on: scenes that the judge never saw
@@ -51,7 +52,8 @@ class WorldOptions:
         style: of the captions. size: (height, width) in pixels, None for the model's usual one. seconds: of each clip.
         expand_prompt: what tells prompts in full for the model, as in tools/generate.py, or None; what they say
         themselves is what counts.
-        steps, guidance_scale: of the sampler. seed: of the first sample. batch: samples made at a time.
+        scheduler: a name of `data.options.SCHEDULER_NAMES`, or None for the model's own. steps, guidance_scale: of the
+        sampler. seed: of the first sample. batch: samples made at a time.
     """
 
     model: Path
@@ -63,6 +65,7 @@ class WorldOptions:
     expand_prompt: str | None
     size: tuple[int, int] | None
     seconds: float
+    scheduler: str | None
     steps: int
     guidance_scale: float | None
     seed: int
@@ -226,8 +229,11 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     told_sets = told_in_full(sets, options, device, say)
     judge = Judge.load(options.judge).to(device)
     pipe = load_model(options.model, fast_dtype(device)).to(device)
-    scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
-    options = replace(options, guidance_scale=scale)
+    if options.scheduler:
+        pipe.scheduler = named_scheduler(options.scheduler, pipe.scheduler)
+    if options.scheduler in (None, "euler"):  # the student's
+        scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
+        options = replace(options, guidance_scale=scale)
     height, width = options.size or pipe.sizes[0]
     pipe.check_size(height, width)
     r, _ = pipe.codec.frame_rule
@@ -298,6 +304,7 @@ def settings_of(options: WorldOptions, clip_format: ClipFormat) -> dict[str, flo
     return {
         "size": f"{clip_format.width}x{clip_format.height}",
         "frames": clip_format.num_frames,
+        "scheduler": options.scheduler,
         "steps": options.steps,
         "guidance_scale": options.guidance_scale,
         "seed": options.seed,
