@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_engine import launch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -182,6 +183,17 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no hub name or folder of an encoder") as error:
         load_text_encoder(TextConfig(encoder=str(tmp_path)))
     assert "\n" not in str(error.value)
+
+
+def test_a_weight_that_is_missing_is_named(tmp_path: Path) -> None:
+    save_t5(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if name.endswith("SelfAttention.k.weight"))
+    save_file(
+        {other: w for other, w in weights.items() if other != name}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ValueError, match=rf"its weights lack {name}, 1 in all"):
+        load_text_encoder(TextConfig(encoder=str(tmp_path)))
 
 
 def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def in_few_steps(
         raise ValueError(f"--lora {args.lora} is a student for few steps, made to be asked without guidance: {fix}")
     sampling = request.sampling
     guided = args.negative_prompt or sampling.history_guidance != 1 or sampling.guidance_interval != (0.0, 1.0)
-    if args.lora or guided or args.scheduler not in (None, "euler") or request.mode == "interpolate":
+    if args.lora or guided or request.mode == "interpolate":
         return request
     scale = use_few_steps(pipe, folder, args.steps, args.guidance_scale, say)
     return replace(request, sampling=replace(sampling, guidance_scale=scale))

@@ -108,7 +108,7 @@ def checkpoint_facts(module: Denoiser, config: RunConfig, codec: LatentCodec) ->
     """What the trained weights of a checkpoint go with, and it does not hold: settings, fingerprints of what is frozen,
     and how strong the adapter is. To be taken before ZeRO cuts the weights up."""
     facts = {f"noise.{name}": value for name, value in noise_facts(model_scheduler(config.noise)).items()}
-    facts |= {f"model.{name}": str(getattr(config.model, name)) for name in ("rope_theta", "base_tokens")}
+    facts |= {f"model.{name}": str(value) for name, value in asdict(config.model).items()}
     facts |= {"distill.steps": str(list(config.distill.steps)), "fingerprint of vae.path": codec.fingerprint()}
     if (lora := config.train.lora).rank:
         facts["fingerprint of train.init_from"] = fingerprint(module.transformer)

@@ -196,11 +196,11 @@ def initialize(module: nn.Module, config: TrainConfig, dtype: torch.dtype | None
     muon = config.optimizer == "muon"
     optimizer = muon_optimizer(module, config) if muon else adamw_optimizer(module, config)
     dtype, max_grad_norm = dtype or fast_dtype(device), 0.0 if muon else config.max_grad_norm
-    if dtype == torch.float32:
-        module.float()  # what is frozen may have been loaded in 16 bits, which DeepSpeed leaves as it is
     check_stage(config, dist.get_world_size())
     if not config.zero_stage:
         return LocalEngine(module, optimizer, device, dtype, config.accumulation, max_grad_norm)
+    if dtype == torch.float32:
+        module.float()  # what is frozen may have been loaded in 16 bits, which DeepSpeed leaves as it is
     if muon and device.type == "cpu":
         # DeepSpeed compiles Muon's iteration, for each shape anew: a minute at the start, and no gain on a CPU
         torch.compiler.set_stance("force_eager")

@@ -7,6 +7,7 @@ for no package.
 from collections.abc import Callable
 from pathlib import Path
 
+from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 
 from video_dit.lora import lora_facts, merge_lora
@@ -61,12 +62,14 @@ def use_few_steps(
     pipe: VideoPipeline, folder: Path, steps: int, guidance_scale: float | None, say: Callable[[str], None]
 ) -> float | None:
     """The guidance to sample with: none by the student, which ``pipe`` then holds, where the folder has one for so many
-    steps and ``guidance_scale`` is left open; else as it was. It is said when the student is taken.
+    steps, ``guidance_scale`` is left open and ``pipe`` steps as the student was taught to; else as it was. It is said
+    when the student is taken.
 
     Raises:
         ValueError: as `student_steps` and `load_few_steps`.
     """
-    if guidance_scale is not None or steps not in student_steps(folder):
+    taught = isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler)
+    if guidance_scale is not None or not taught or steps not in student_steps(folder):
         return guidance_scale
     load_few_steps(pipe, folder)
     say(f"{steps} steps: by the student in {folder / FOLDER}, without guidance; --guidance-scale asks the model itself")

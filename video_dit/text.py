@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -99,7 +100,10 @@ def load_text_encoder(config: TextConfig) -> tuple[PreTrainedTokenizerBase, PreT
     if kind not in ENCODERS:
         raise ValueError(f"text.encoder={config.encoder} is a {kind}: use one of {', '.join(ENCODERS)}")
     try:
-        encoder = ENCODERS[kind].from_pretrained(config.encoder, subfolder=encoder_folder)
+        cls: Any = ENCODERS[kind]
+        encoder, info = cls.from_pretrained(config.encoder, subfolder=encoder_folder, output_loading_info=True)
+        if missing := sorted(info["missing_keys"]):  # they would be left random
+            raise ValueError(f"its weights lack {missing[0]}, {len(missing)} in all")
         places = getattr(encoder.config, "max_position_embeddings", config.max_length)  # T5 has no bound
         longest = min(config.max_length, places)
         tokenizer = AutoTokenizer.from_pretrained(config.encoder, subfolder=tokenizer_folder, model_max_length=longest)

@@ -16,6 +16,7 @@ from data.world.judge import FRAME_RATE, Judge
 from video_dit.evaluation.continuations import METHODS, Setting
 from video_dit.evaluation.cuts import DIRECTIONS, Cut, Given, assembled, boundary_repeated, cut_clip, given_of
 from video_dit.evaluation.extend_report import (
+    CODEC,
     Measured,
     Plan,
     extend_requirements,
@@ -33,7 +34,7 @@ from video_dit.loading import load_model
 from video_dit.pipeline import VideoPipeline
 from video_dit.sampling import SamplingConfig
 
-CODEC, STILL = "through codec", "boundary repeated"
+STILL = "boundary repeated"
 SHOWN = 8  # clips in the picture
 COLUMNS = 9  # frames of each
 STRIP = 4  # pixels

@@ -29,6 +29,9 @@ DIGITS = {"psnr": 2, "colour_shift": 4, "colour_drift": 2, "identity": 2, "colou
 MOST_SEAM, MOST_DRIFT, LEAST_KEPT, MOST_AWAY = 1.2, 2.0, 0.95, 0.1
 LEAST_MOTION, MOST_MOTION = 0.7, 1.4
 
+CODEC = "through codec"
+"""The continuation that is the truth through the codec: the most to be hoped for."""
+
 Summary = dict[str, dict[str, float | None]]
 """By continuation and by figure."""
 
@@ -142,7 +145,7 @@ def extend_requirements(plan: Plan, means: Summary, frame_rate: float) -> list[R
     mine, long = means["ours"], plan.cut.num_made / frame_rate >= DRIFT_SECONDS
     seam, motion, drift = (mine[name] for name in ("seam_to_codec", "motion", "colour_drift"))
     identity, colours, away = (mine[name] for name in ("identity", "colours", "position_2s"))
-    most = means.get("through codec", {}).get("colours")
+    most = means.get(CODEC, {}).get("colours")
     by_codec = "" if most is None else f" (of the truth, through the codec, by the judge {most:.0%})"
     assert seam is not None and motion is not None and drift is not None
     found = [

@@ -231,9 +231,8 @@ def evaluate_world(options: WorldOptions, say: Callable[[str], None]) -> dict:
     pipe = load_model(options.model, fast_dtype(device)).to(device)
     if options.scheduler:
         pipe.scheduler = named_scheduler(options.scheduler, pipe.scheduler)
-    if options.scheduler in (None, "euler"):  # the student's
-        scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
-        options = replace(options, guidance_scale=scale)
+    scale = use_few_steps(pipe, options.model, options.steps, options.guidance_scale, say)
+    options = replace(options, guidance_scale=scale)
     height, width = options.size or pipe.sizes[0]
     pipe.check_size(height, width)
     r, _ = pipe.codec.frame_rule
