@@ -18,7 +18,7 @@ setup: .venv/.installed
 	@$(PYTHON) -m venv .venv
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "setting up .venv (about a minute)"
+	@echo "setting up .venv (one to two minutes)"
 	@$(INSTALL) torch --editable .
 	@touch $@
 
