@@ -88,6 +88,12 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
         help="change it into what the prompt says: from 0, which leaves it, to 1, which leaves nothing of it",
     )
     given.add_argument(
+        "--source-prompt",
+        type=something,
+        metavar="PROMPT",
+        help="what --video shows: then --edit changes only what --prompt says otherwise; 0.8 is a usual strength",
+    )
+    given.add_argument(
         "--mask",
         type=Path,
         metavar="FILE",
@@ -197,6 +203,10 @@ def unfit_modes(args: argparse.Namespace, given: set[str]) -> str | None:
         return f"--seconds does not go with {_option(kept)}, which keeps the length of --video: leave it out"
     if "uncrop" in modes and "aspect" in given:
         return "--uncrop and --aspect exclude each other: --uncrop says the shape"
+    if "source_prompt" in given and "edit" not in modes:
+        return "--source-prompt needs --edit STRENGTH"
+    if "source_prompt" in given and args.step_cache:
+        return "--step-cache and --source-prompt, whose noise is new at each step, exclude each other: give one"
     if "fraction" in given and "interpolate" not in modes:
         return "--fraction needs --interpolate FILE"
     led_away = args.negative_prompt or args.guidance_interval != (0.0, 1.0)

@@ -318,9 +318,9 @@ def test_edits_are_measured(
     written = [f"--json={tmp_path / 'a.json'}", f"--picture={tmp_path / 'a.png'}"]
     assert call(evaluate, monkeypatch, *own, *written, "--clips=1", "--strength=0.5", command="edit") == 0
     found = json.loads((tmp_path / "a.json").read_text())
-    assert set(found["shares"]) == {"colour changed", "motion stayed", "same object"}
+    assert {name.partition(":")[0] for name in found["shares"]} == {"sdedit", "flowedit", "inpaint"}
     assert found["settings"]["strength"] == "0.5"
-    assert "1 clips, red to green with strength 0.5" in capsys.readouterr().out
+    assert "1 clips, red to green" in capsys.readouterr().out
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[1] > 3 * 32
 
@@ -330,6 +330,7 @@ def test_edits_are_measured(
     [
         (["--strength=2"], "'2' must be a number from 0 to 1"),
         (["--clips=0"], "at least 1"),
+        (["--kinds", "recolour"], "invalid choice: 'recolour'"),
         (["--picture=a.jpg"], "ends in .png"),
         (["--model=nowhere"], "nowhere is no model folder"),
     ],

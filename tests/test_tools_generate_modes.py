@@ -48,6 +48,7 @@ MODES = {
 
 EDITS = {
     "edit": ["--edit", "0.5"],
+    "told": ["--edit", "0.5", "--source-prompt", "a cube"],
     "mask": ["--mask", "mask.png"],
     "uncrop": ["--uncrop", "3:1"],
     "interpolate": ["--interpolate", "b.mp4"],

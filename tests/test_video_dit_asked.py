@@ -41,7 +41,9 @@ def test_an_edit_has_its_strength_and_a_mask_by_itself_the_whole(tiny_pipe: Vide
     assert painted.mode == "edit" and painted.strength == 1 and painted.mask is not None
     assert torch.equal(painted.mask, (torch.arange(32) < 16).expand(14, 32, 32))
     both = asked(tiny_pipe, "--video", "a.mp4", "--mask", "m.png", "--edit", "0.4")
-    assert both.strength == 0.4 and both.mask is not None
+    assert both.strength == 0.4 and both.mask is not None and both.source_prompt is None
+    told = asked(tiny_pipe, "--video", "a.mp4", "--edit", "0.8", "--source-prompt", "0: a ball | 1: a cube")
+    assert told.source_prompt is not None and told.source_prompt.texts == ("a ball", "a cube")
 
 
 def test_an_uncropped_video_is_whole_in_the_trained_size_of_that_shape(tiny_pipe: VideoPipeline) -> None:

@@ -39,6 +39,22 @@ def test_everything_is_made_anew_from_what_was_there(count: int) -> None:
     assert [bool(window.one_frame[0]) for window in make.asked] == [True] + [False] * (len(make.asked) - 1)
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_windows_of_a_clip_that_a_prompt_tells_of_have_it_beside_what_was_made(told: bool) -> None:
+    latents, make = clip(12), Maker()
+    list(remake(make, latents, None, 0.6, 5, 2, 8.0, R, told=told))
+    assert len(make.asked) > 1
+    for window in make.asked:
+        if not told:
+            assert window.source is None
+            continue
+        assert window.source is not None and window.source.shape == window.latents.shape
+        known = int(window.known.sum())
+        first = window.start - known
+        assert torch.equal(window.source, latents[:, :, first : first + len(window.known)])
+        assert torch.equal(window.source[:, :, known:], window.latents[:, :, known:])
+
+
 def test_tokens_that_are_kept_are_known_in_each_window() -> None:
     latents, make = clip(9), Maker()
     known = torch.rand(9, 4, 6, generator=torch.Generator().manual_seed(1)) < 0.5

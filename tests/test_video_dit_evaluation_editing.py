@@ -10,6 +10,7 @@ from data.world.judge import FRAME_RATE, Judge
 from data.world.score import Share
 from video_dit import VideoPipeline
 from video_dit.evaluation.editing import (
+    KINDS,
     EditOptions,
     border_mask,
     evaluate_edits,
@@ -26,8 +27,8 @@ JUDGE = Path(__file__).parents[1] / "checkpoints" / "judge"
 
 
 def options(**changed: object) -> EditOptions:
-    values = {"model": Path("model"), "judge": JUDGE, "clips": 2, "strength": 0.6, "steps": 1, "guidance_scale": None}
-    return EditOptions(**(values | {"seed": 0, "picture": None} | changed))  # type: ignore[arg-type]
+    values = {"model": Path("model"), "judge": JUDGE, "clips": 2, "kinds": KINDS, "strength": None, "steps": 1}
+    return EditOptions(**(values | {"guidance_scale": None, "seed": 0, "picture": None} | changed))  # type: ignore[arg-type]
 
 
 def test_only_the_colour_of_the_subject_is_changed() -> None:
@@ -77,8 +78,8 @@ def test_the_judge_tells_an_edit_from_none() -> None:
 
 
 def test_a_table_has_both_columns_with_intervals() -> None:
-    lines = table({"colour changed": [Share(1, 2), Share(2, 2)]}, options()).splitlines()
-    assert "strength 0.6" in lines[1]
+    lines = table({"colour changed": [Share(1, 2), Share(2, 2)]}, 2).splitlines()
+    assert "2 clips, red to green" in lines[1]
     assert "50.0 (9-91)" in lines[-1] and "100.0 (34-100)" in lines[-1]
 
 
@@ -89,9 +90,19 @@ def test_a_random_model_changes_nothing_on_purpose(tiny_pipe: VideoPipeline, tmp
     found = evaluate_edits(options(model=tmp_path / "model", picture=tmp_path / "a.png"), lines.append)
     assert (tmp_path / "a.png").is_file()
     shares = found["shares"]
-    assert set(shares) == {"colour changed", "motion stayed", "same object"}
+    recoloured = {f"{kind}: {name}" for kind in KINDS[:2] for name in ("colour changed", "motion stayed")}
+    assert set(shares) == recoloured | {"inpaint: same object"}
     assert all(one["edits"]["asked"] == 2 for one in shares.values())
     assert "NOT MET" in "\n".join(lines)
+
+
+def test_each_kind_is_made_as_it_is_called(tiny_pipe: VideoPipeline, tmp_path: Path) -> None:
+    """With no strength all are the clip; of the kinds that are left out nothing is told."""
+    tiny_pipe.save_pretrained(tmp_path / "model")
+    asked = options(model=tmp_path / "model", clips=1, kinds=("flowedit", "sdedit"), strength=0.0)
+    shares = evaluate_edits(asked, lambda line: None)["shares"]
+    assert [name.partition(":")[0] for name in shares] == ["flowedit", "flowedit", "sdedit", "sdedit"]
+    assert shares["flowedit: motion stayed"]["edits"] == shares["sdedit: motion stayed"]["edits"]
 
 
 def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:

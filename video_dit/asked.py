@@ -124,6 +124,8 @@ def with_video(args: argparse.Namespace, pipe: VideoPipeline, request: VideoRequ
         if mask is not None and not bool(known_tokens(repeat_last(mask, r), r, pipe.grid).any()):
             say(f"no {pipe.grid}x{pipe.grid} pixels are left whole: the model sees nothing of what is kept")
         how: dict[str, Any] = {"video": video, "mask": mask, "strength": 1.0 if args.edit is None else args.edit}
+        if args.source_prompt:
+            how["source_prompt"] = PromptSchedule.parse(args.source_prompt)
     elif mode == "interpolate":
         shortest = min(lengths) - (min(lengths) - 1) % r
         if shortest < max(lengths):
@@ -151,8 +153,9 @@ def in_few_steps(
         fix = f"add --guidance-scale 1, or copy it into the model's folder as {FOLDER}/"
         raise ValueError(f"--lora {args.lora} is a student for few steps, made to be asked without guidance: {fix}")
     sampling = request.sampling
-    guided = args.negative_prompt or sampling.history_guidance != 1 or sampling.guidance_interval != (0.0, 1.0)
-    if args.lora or guided or request.mode == "interpolate":
+    told = args.negative_prompt or args.source_prompt
+    guided = sampling.history_guidance != 1 or sampling.guidance_interval != (0.0, 1.0)
+    if args.lora or told or guided or request.mode == "interpolate":
         return request
     scale = use_few_steps(pipe, folder, args.steps, args.guidance_scale, say)
     return replace(request, sampling=replace(sampling, guidance_scale=scale))

@@ -1,11 +1,13 @@
 """What denoises the windows of a request, each under the prompts of its time."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from video_dit.flow_edit import edit_window
 from video_dit.inversion import invert_window
 from video_dit.model import VideoDiT
 from video_dit.request import PromptSchedule, VideoRequest
@@ -31,9 +33,8 @@ def window_denoiser(
             start = 0 if frame == 0 else 1 + (frame - 1) // r
             noise = request.latents[:, :, start : start + int((~window.known).sum())]
         guided = prompts(frame / request.frame_rate)
-        return sample_window(
-            transformer, scheduler, window, guided, request.sampling, request.generator, on_step, noise
-        )
+        parts = transformer, scheduler, window, guided, request.sampling, request.generator, on_step
+        return sample_window(*parts, noise) if window.source is None else edit_window(*parts)
 
     return denoise
 
@@ -71,10 +72,13 @@ def prompts_at(
     def at(seconds: float) -> Prompts:
         texts = tuple(schedule.at(seconds) for schedule in request.prompts)
         found = request.encoded or Prompts(*encoded(texts))
+        if request.source_prompt is not None:
+            found = replace(found, source=Prompts(*encoded((request.source_prompt.at(seconds),))))
         if request.sampling.guidance_scale == 1:
-            return Prompts(found.embeds, found.segments)
+            return replace(found, negative_embeds=None, negative_segments=None)
         if found.negative_embeds is None:
-            return Prompts(found.embeds, found.segments, *encoded(tuple(request.negative_prompts)))
+            embeds, segments = encoded(tuple(request.negative_prompts))
+            return replace(found, negative_embeds=embeds, negative_segments=segments)
         return found
 
     return at

@@ -26,6 +26,7 @@ def remake(
     frame_rate: float,
     r: int,
     breaks: Sequence[int] = (),
+    told: bool = False,
 ) -> Iterator[Tensor]:
     """Make latents of a clip anew, window after window, each with those made before it as its context.
 
@@ -35,6 +36,7 @@ def remake(
         known: tokens that are kept, bool ``(t, h / p, w / p)``; None keeps none.
         strength: see `Window`; at 0 all is left as it is.
         window, context, frame_rate, r, breaks: as `video_dit.rollout.roll_forward` takes them.
+        told: whether a prompt tells what the clip shows: then each window has its latents as its ``source``.
     Yields:
         The latents of each window, in order.
     """
@@ -46,7 +48,9 @@ def remake(
         filled = filled_window(asked, latents, known)
         if bool(filled.known.all()):
             return filled.latents
-        return make(replace(filled, strength=strength))
+        end = asked.start + int((~asked.known).sum())
+        source = latents[:, :, end - len(asked.known) : end] if told else None
+        return make(replace(filled, strength=strength, source=source))
 
     yield from roll_forward(
         make_anew, latents[:, :, :0], True, latents.shape[2], window, context, frame_rate, r, breaks=breaks

@@ -53,6 +53,7 @@ def given_request(
     seconds: float = 0.0,
     strength: float = 1.0,
     mask: Frames | None = None,
+    source_prompt: str | PromptSchedule | None = None,
     fraction: float = 0.5,
 ) -> VideoRequest:
     """A request about given video; see `VideoRequest`. frame_rate: where ``options`` say none. mask: as `as_mask` takes
@@ -76,6 +77,7 @@ def given_request(
         seconds=seconds,
         strength=strength,
         mask=None if mask is None else as_mask(mask, len(video)),
+        source_prompt=None if source_prompt is None else PromptSchedule.of(source_prompt),
         fraction=fraction,
     )
 

@@ -68,10 +68,10 @@ class Call:
 
 
 class GuidedModel:
-    """A model that is asked about all ``rows`` of a window at once."""
+    """A model that is asked about all ``rows`` of a window at once; ``name`` tells two of one window apart."""
 
-    def __init__(self, model: VideoDiT, rows: list[Row], layout: Layout) -> None:
-        self._model, self._rows, self._layout = model, rows, layout
+    def __init__(self, model: VideoDiT, rows: list[Row], layout: Layout, name: str = "") -> None:
+        self._model, self._rows, self._layout, self._name = model, rows, layout, name
         self._calls: dict[tuple[int, ...], list[Call]] = {}  # by the numbers of the rows that act
         if is_cached(model):
             model._reset_stateful_cache()  # of another window, perhaps of another number of tokens
@@ -86,7 +86,7 @@ class GuidedModel:
             self._calls[acting] = guiding_calls([self._rows[i] for i in acting], self._layout)
         shares = []
         for number, call in enumerate(self._calls[acting]):
-            name = f"call {number} of rows {acting}"  # each has a cache of its own
+            name = f"{self._name} call {number} of rows {acting}"  # each has a cache of its own
             with self._model.cache_context(name) if is_cached(self._model) else nullcontext():
                 shares.append(weighted_output(self._model, call, self._layout, made, level))
         return torch.stack(shares).sum(dim=0)

@@ -20,7 +20,15 @@ from video_dit.noise import flow_step, level_shift
 from video_dit.pieces import CHUNK, Maker, breaks, decode, encode_video, text_begin, text_latents
 from video_dit.request import VideoRequest
 from video_dit.rollout import MakeWindow, roll_forward
-from video_dit.sampling import Generators, Prompts, SamplingConfig, Window, window_layout, window_rows
+from video_dit.sampling import (
+    Generators,
+    Prompts,
+    SamplingConfig,
+    Window,
+    context_noise,
+    window_layout,
+    window_rows,
+)
 from video_dit.schedulers import clipped_epsilon, ready_scheduler, scheduler_alphas_cumprod
 from video_dit.tokens import patchify, unpatchify
 
@@ -136,7 +144,9 @@ def invert_window(
     tokens = patchify(window.latents.float(), p)  # b n d
     path = scheduler_alphas_cumprod(scheduler)
     path = path if path is None else path.to(device)
-    guided = GuidedModel(model, window_rows(model, prompts, config, tokens[:, layout.known], path, generator), layout)
+    known = tokens[:, layout.known]
+    rows = window_rows(model, prompts, config, known, context_noise(known, config, generator), path)
+    guided = GuidedModel(model, rows, layout)
     prediction = scheduler.config.get("prediction_type", "velocity")
     shift = level_shift(tokens.shape[1], model.config.base_tokens)
     _, _, asked = ready_scheduler(scheduler, config.num_inference_steps, shift, device)

@@ -112,7 +112,8 @@ def check_offered(request: VideoRequest, model: Any) -> None:
 
 def breaks(request: VideoRequest, count: int, begin: Callable[[int], int]) -> list[int]:
     """At which of the ``count`` latent frames that are made in order of time another prompt begins."""
-    starts = {start for schedule in request.prompts for start in schedule.starts[1:]}
+    told = () if request.source_prompt is None else (request.source_prompt,)
+    starts = {start for schedule in (*request.prompts, *told) for start in schedule.starts[1:]}
     frames = (math.ceil(start * request.frame_rate - 1e-6) for start in starts)
     places = (bisect_left(range(count), frame, key=begin) for frame in frames)
     return sorted({place for place in places if 0 < place < count})
@@ -229,7 +230,8 @@ def _edited(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
     at = breaks(request, latents.shape[2], begin)
     window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
     make = maker.make(begin)
-    made = remake(make, latents, known, request.strength, window, context, rate, r, at)
+    told = request.source_prompt is not None
+    made = remake(make, latents, known, request.strength, window, context, rate, r, at, told)
     place = 0
     for piece in _made(_span(decode(maker.codec, made), 0, len(video))):
         end, frames = place + piece.frames.shape[2], piece.frames

@@ -228,7 +228,12 @@ class VideoPipeline(DiffusionPipeline):
         return self._of_given(given_request("loop", frames, self.frame_rate, options, seconds=seconds), options)
 
     def edit(
-        self, frames: Frames, strength: float = 0.6, mask: Frames | None = None, **options: Unpack[GivenOptions]
+        self,
+        frames: Frames,
+        strength: float = 0.6,
+        mask: Frames | None = None,
+        source_prompt: str | PromptSchedule | None = None,
+        **options: Unpack[GivenOptions],
     ) -> VideoPipelineOutput | Any:
         """Change a video into what the prompt says (SDEdit, Meng et al., 2021, arXiv:2108.01073).
 
@@ -238,11 +243,15 @@ class VideoPipeline(DiffusionPipeline):
                 video as the autoencoder has it, 1 a new one, the same as text to video from the same seed.
             mask: what may change, bool, or uint8 that is white there: one for all frames, ``(h, w)``, or one each,
                 ``(t, h, w)``. Pixels outside come back untouched.
+            source_prompt: what the video shows. Only what ``prompt`` says otherwise is changed then (see
+                `video_dit.flow_edit`); a strength of 0.8 is usual.
             options: see `GivenOptions`.
         Raises:
             ValueError: an argument is out of its range.
         """
-        asked = given_request("edit", frames, self.frame_rate, options, strength=strength, mask=mask)
+        asked = given_request(
+            "edit", frames, self.frame_rate, options, strength=strength, mask=mask, source_prompt=source_prompt
+        )
         return self._of_given(asked, options)
 
     def inpaint(self, frames: Frames, mask: Frames, **options: Unpack[GivenOptions]) -> VideoPipelineOutput | Any:
@@ -253,15 +262,8 @@ class VideoPipeline(DiffusionPipeline):
     def uncrop(
         self, frames: Frames, height: int, width: int, **options: Unpack[GivenOptions]
     ) -> VideoPipelineOutput | Any:
-        """Make what is around a video, which comes back untouched in the middle of ``height`` × ``width`` pixels,
-        multiples of `grid`.
-
-        Args:
-            frames: uint8 ``(t, h, w, 3)``, at most of the new size.
-            options: see `GivenOptions`.
-        Raises:
-            ValueError: an argument is out of its range.
-        """
+        """Make what is around a video of at most ``height`` × ``width`` pixels, multiples of `grid`, which comes back
+        untouched in the middle of them. Other arguments and errors are those of `edit`."""
         canvas, mask = uncropped(torch.as_tensor(frames), height, width)
         return self._of_given(given_request("edit", canvas, self.frame_rate, options, mask=mask), options)
 

@@ -102,7 +102,7 @@ class VideoRequest:
     seconds: to make on each side that is made.
 
     strength: of "edit", 0 to 1 (see `video_dit.sampling.Window`). mask: what is made anew, bool ``(t, h, w)``; all of
-    ``video`` by default.
+    ``video`` by default. source_prompt: what ``video`` shows, where it is changed as `video_dit.flow_edit` does.
 
     fraction: of "interpolate", how far from ``video`` to ``second``, which is of the same shape.
 
@@ -129,6 +129,7 @@ class VideoRequest:
     seconds: float = 0.0
     strength: float = 1.0
     mask: Tensor | None = None
+    source_prompt: PromptSchedule | None = None
     fraction: float = 0.5
     encoded: Prompts | None = None
 
@@ -166,6 +167,9 @@ class VideoRequest:
     def _check_edited(self) -> None:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength={self.strength} must be in [0, 1]: 0 changes nothing, 1 everything")
+        if self.source_prompt is not None and self.sampling.step_cache:
+            reason = "step_cache does not go with source_prompt, where noise is new at each step"
+            raise ValueError(f"{reason}: leave it at 0")
         assert self.video is not None
         check_frames("frames", self.video)
         if self.mask is None:

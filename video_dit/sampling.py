@@ -31,7 +31,8 @@ class Window:
     one_frame: ``(t,)`` bool, latent frames that stand for one pixel frame. start: the number of the first made latent
     frame among all that windows make of a video. strength: how far up the levels what is made begins, as a share before
     the shift, so that it changes as much in pictures of any size; below 1 it begins as the latents with that much noise
-    (SDEdit, Meng et al., 2021, arXiv:2108.01073).
+    (SDEdit, Meng et al., 2021, arXiv:2108.01073). source: what a given video has in all of these places, where
+    `video_dit.flow_edit` changes it.
     """
 
     latents: Tensor
@@ -40,6 +41,7 @@ class Window:
     one_frame: Tensor
     start: int = 0
     strength: float = 1.0
+    source: Tensor | None = None
 
     def known_tokens(self, patch_size: int) -> Tensor:
         """Which tokens are given, ``(n,)``."""
@@ -51,12 +53,13 @@ class Window:
 @dataclass(frozen=True)
 class Prompts:
     """What guides the samples: embeddings ``(m, d_text)`` and segments, one a sample; the negative prompt likewise,
-    or None where there is no guidance."""
+    or None where there is no guidance. source: of what a given video shows before it is changed, or None."""
 
     embeds: Tensor
     segments: Segments
     negative_embeds: Tensor | None = None
     negative_segments: Segments | None = None
+    source: "Prompts | None" = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,9 @@ def sample_window(
     n, d = tokens.shape[1:]
     path = scheduler_alphas_cumprod(scheduler)  # None is the straight one
     path = path if path is None else path.to(device)
-    rows = window_rows(model, prompts, config, tokens[:, layout.known], path, generator, edits=window.strength < 1)
+    known = tokens[:, layout.known]
+    hidden = context_noise(known, config, generator)
+    rows = window_rows(model, prompts, config, known, hidden, path, edits=window.strength < 1)
     guided = GuidedModel(model, rows, layout)
     if noise is None:
         made = randn_tensor((b, len(layout.made), d), generator=generator, device=device)
@@ -193,21 +198,27 @@ def window_layout(window: Window, patch_size: int) -> Layout:
     )
 
 
+def context_noise(known: Tensor, config: SamplingConfig, generator: Generators) -> Tensor | None:
+    """The noise with which known tokens ``(b, n_known, d)`` are shown in a window; None where none is needed."""
+    if known.shape[1] and (config.context_level > 0 or config.history_guidance != 1):
+        return randn_tensor(known.shape, generator=generator, device=known.device)
+    return None
+
+
 def window_rows(
     model: VideoDiT,
     prompts: Prompts,
     config: SamplingConfig,
     known: Tensor,
+    noise: Tensor | None,
     path: Tensor | None,
-    generator: Generators,
     edits: bool = False,
 ) -> list[Row]:
-    """What the model is asked about, the prompts first; ``known`` are tokens ``(b, n_known, d)``, without noise. Edits,
-    which begin from what was there, are guided alike in all windows, so that none is weaker than the first."""
-    by_history = config.history_guidance != 1 and known.shape[1] > 0
+    """What the model is asked about, the prompts first; tokens that are ``known``, ``(b, n_known, d)``, are shown with
+    the ``noise`` of `context_noise`. Edits, which begin from what was there, are guided alike in all windows, so that
+    none is weaker than the first."""
     context = known
-    if known.shape[1] and (config.context_level > 0 or by_history):
-        noise = randn_tensor(known.shape, generator=generator, device=known.device)
+    if noise is not None:
         context = add_noise(known, noise, torch.tensor(config.context_level, device=known.device), path)
     text = model.text_keys_values(prompts.embeds)
     rows = [Row(text, prompts.segments, context, config.context_level)]
@@ -215,7 +226,7 @@ def window_rows(
     if prompts.negative_embeds is not None and prompts.negative_segments is not None and scale != 1:
         negative = model.text_keys_values(prompts.negative_embeds), prompts.negative_segments
         rows.append(Row(*negative, context, config.context_level, scale, config.guidance_interval))
-    if by_history:
+    if config.history_guidance != 1 and noise is not None:
         unknown = add_noise(known, noise, torch.tensor(1.0, device=known.device), path)
         rows.append(Row(text, prompts.segments, unknown, 1.0, config.history_guidance))
     return rows

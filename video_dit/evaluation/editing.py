@@ -1,6 +1,7 @@
 """Whether an edit changes what it should and leaves the rest, as the judge of the world sees it."""
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -26,6 +27,8 @@ from video_dit.layers import fast_dtype, find_device
 from video_dit.loading import load_model
 
 FROM, TO = "red", "green"
+KINDS = ("sdedit", "flowedit", "inpaint")
+STRENGTHS = {"sdedit": 0.6, "flowedit": 0.8}  # of the recolouring, by default
 CHANGED, STAYED, KEPT = 0.8, 0.8, 0.9  # shares that are asked for
 SHOWN = 8  # clips in the picture
 
@@ -34,14 +37,17 @@ SHOWN = 8  # clips in the picture
 class EditOptions:
     """What is measured, and how edits are made.
 
-    model, judge: folders. clips: of either kind of edit. strength: of the recolouring. steps, guidance_scale: of the
-    sampler. seed: of the first edit. picture: a .png of the first clips and their edits, or None.
+    model, judge: folders. clips: of each kind of edit. kinds: of `KINDS`: recoloured by the new prompt alone, or by how
+    it differs from the clip's own; half an object painted anew. strength: of the recolouring; None is `STRENGTHS`.
+    steps, guidance_scale: of the sampler. seed: of the first edit. picture: a .png of the first clips and their edits,
+    or None.
     """
 
     model: Path
     judge: Path
     clips: int
-    strength: float
+    kinds: Sequence[str]
+    strength: float | None
     steps: int
     guidance_scale: float | None
     seed: int
@@ -112,7 +118,7 @@ def is_same(seen: ObjectReading | None, subject: Subject) -> bool:
 
 
 def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
-    """Red objects made green, and half of each object painted anew behind a border through it.
+    """Red objects made green, in two ways, and half of each object painted anew behind a border through it.
 
     Beside the edits stand the clips that would be perfect, through the codec: what the judge makes of these is the most
     there can be.
@@ -134,41 +140,50 @@ def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
     options = replace(options, guidance_scale=scale)
     height, width = pipe.sizes[0]
     num_frames = 1 + pipe.codec.frame_rule[0] * (pipe.window - 1)
-    told: dict[str, list[tuple[bool, bool]]] = {name: [] for name in ("colour changed", "motion stayed", "same object")}
+    told: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     rows: list[tuple[str, Tensor]] = []
     chosen = list(islice(subjects(), options.clips))
     for number, subject in enumerate(tqdm(chosen, leave=False)):
-        given, wanted = (
+        given, green = (
             scene.render(num_frames, height, width, FRAME_RATE) for scene in (subject.scene, recoloured(subject))
         )
-        ideal, kept = through_codec(pipe.codec, torch.stack([wanted, given]))
+        ideal, kept = through_codec(pipe.codec, torch.stack([green, given]))
         how: dict[str, Any] = {
             "frame_rate": FRAME_RATE,
             "num_inference_steps": options.steps,
             "guidance_scale": options.guidance_scale,
         }
-        generators = (torch.Generator().manual_seed(options.seed + number) for _ in range(2))
         prompt, own = recoloured(subject).caption(), subject.scene.caption()
-        green = as_clip(pipe.edit(given, options.strength, prompt=prompt, generator=next(generators), **how))
-        mask = border_mask(subject, num_frames, height, width)
-        painted = as_clip(pipe.inpaint(given, mask, prompt=own, generator=next(generators), **how))
-        assert torch.equal(painted[:, ~mask], given[:, ~mask])
-        seen = [seen_of(judge, clip, subject) for clip in (green, ideal, painted, kept)]
-        told["colour changed"].append((has_colour(seen[0], TO), has_colour(seen[1], TO)))
-        told["motion stayed"].append((moves_as(seen[0], subject), moves_as(seen[1], subject)))
-        told["same object"].append((is_same(seen[2], subject), is_same(seen[3], subject)))
+        edits = []
+        for kind in options.kinds:
+            how["generator"] = torch.Generator().manual_seed(options.seed + number)
+            if kind == "inpaint":
+                mask = border_mask(subject, num_frames, height, width)
+                edits.append(as_clip(pipe.inpaint(given, mask, prompt=own, **how)))
+                assert torch.equal(edits[-1][:, ~mask], given[:, ~mask])
+                seen = [seen_of(judge, clip, subject) for clip in (edits[-1], kept)]
+                told["inpaint: same object"].append((is_same(seen[0], subject), is_same(seen[1], subject)))
+                continue
+            strength = STRENGTHS[kind] if options.strength is None else options.strength
+            source = own if kind == "flowedit" else None
+            edits.append(as_clip(pipe.edit(given, strength, prompt=prompt, source_prompt=source, **how)))
+            seen = [seen_of(judge, clip, subject) for clip in (edits[-1], ideal)]
+            told[f"{kind}: colour changed"].append((has_colour(seen[0], TO), has_colour(seen[1], TO)))
+            told[f"{kind}: motion stayed"].append((moves_as(seen[0], subject), moves_as(seen[1], subject)))
         if number < SHOWN:
-            rows.append((f"{prompt} | painted anew right of the middle of the object", stacked(given, green, painted)))
+            rows.append((f"{prompt} | {', '.join(options.kinds)}", stacked(given, *edits)))
     shares = {name: [Share(sum(one), len(one)) for one in zip(*pairs, strict=True)] for name, pairs in told.items()}
-    say(table(shares, options))
+    say(table(shares, options.clips))
+    wanted = {"colour changed": CHANGED, "motion stayed": STAYED, "same object": KEPT}
     asked = [
-        Requirement(f"{name} in at least {least:.0%}", shares[name][0].value, shares[name][0].value >= least)
-        for name, least in (("colour changed", CHANGED), ("motion stayed", STAYED), ("same object", KEPT))
+        Requirement(f"{name} in at least {least:.0%}", of[0].value, of[0].value >= least)
+        for name, of in shares.items()
+        for least in [wanted[name.partition(": ")[2]]]
     ]
     say("\n".join(one.line() for one in asked))
     if options.picture:
         write_rows(options.picture, rows)
-        say(f"wrote {options.picture}: given, {FROM} made {TO}, and the right half painted anew")
+        say(f"wrote {options.picture}: given, and {', '.join(options.kinds)}")
     return {
         "model": str(options.model),
         "settings": {name: str(value) for name, value in vars(options).items()},
@@ -188,14 +203,14 @@ def stacked(*clips: Tensor) -> Tensor:
     return torch.cat(clips, dim=1)
 
 
-def table(shares: dict[str, list[Share]], options: EditOptions) -> str:
+def table(shares: dict[str, list[Share]], clips: int) -> str:
     """A line each, in percent with 95 % intervals."""
-    lines = [f"\n{options.clips} clips, {FROM} to {TO} with strength {options.strength:g}: percent (95 % interval)"]
-    lines.append(f"{'':18}{'edits':>20}{'perfect, codec':>20}")
+    lines = [f"\n{clips} clips, {FROM} to {TO}, or half an object painted anew: percent (95 % interval)"]
+    lines.append(f"{'':26}{'edits':>20}{'perfect, codec':>20}")
     for name, columns in shares.items():
         cells = "".join(
             f"{one.value * 100:>8.1f} ({one.interval[0] * 100:.0f}-{one.interval[1] * 100:.0f})".rjust(20)
             for one in columns
         )
-        lines.append(f"{name:18}{cells}")
+        lines.append(f"{name:26}{cells}")
     return "\n".join(lines)

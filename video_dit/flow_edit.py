@@ -1,0 +1,98 @@
+"""A window of a given video changed by what the model makes of its new prompt and does not of its old one (FlowEdit).
+
+Kulikov et al., 2024, arXiv:2412.08629, with one draw of noise a step. At each level the given latents are shown with
+fresh noise under the prompt that tells what they are, and the edited ones with the same noise under the new prompt; the
+edited ones go along the difference of the two velocities. What both prompts say alike cancels, so it stays as it was
+even where the noise is so strong that SDEdit would lose it.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from video_dit.guidance import GuidedModel
+from video_dit.model import VideoDiT
+from video_dit.noise import NUM_TRAIN_TIMESTEPS, add_noise, alpha, level_shift, sigma, to_sample
+from video_dit.sampling import (
+    Generators,
+    Prompts,
+    SamplingConfig,
+    StepCallback,
+    Window,
+    context_noise,
+    window_layout,
+    window_rows,
+)
+from video_dit.schedulers import clipped_epsilon, ready_scheduler, scheduler_alphas_cumprod
+from video_dit.tokens import patchify, unpatchify
+
+
+@torch.no_grad()
+def edit_window(
+    model: VideoDiT,
+    scheduler: Any,
+    window: Window,
+    prompts: Prompts,
+    config: SamplingConfig,
+    generator: Generators = None,
+    on_step: StepCallback | None = None,
+) -> Tensor:
+    """Change the unknown latents of a window from what its ``source`` holds.
+
+    Args:
+        window: its known latents are the context of what is made; ``source`` has the given ones there as well.
+        scheduler: says which levels there are; the steps are Euler's.
+        prompts: the new ones, guided as in other edits; ``source``, of what is given, is not guided.
+    Returns:
+        ``(b, c, t, h, w)`` fp32: known latents exactly as given, the others changed.
+    """
+    assert window.source is not None and prompts.source is not None
+    _, _, t, height, width = window.latents.shape
+    p, device = model.config.patch_size, window.latents.device
+    layout = window_layout(window, p)
+    tokens, given = patchify(window.latents.float(), p), patchify(window.source.float(), p)  # b n d
+    known, given_known = tokens[:, layout.known], given[:, layout.known]
+    path = scheduler_alphas_cumprod(scheduler)
+    path = path if path is None else path.to(device)
+    hidden = context_noise(known, config, generator)
+    new, old = (
+        GuidedModel(model, window_rows(model, said, config, context, hidden, path, edits=True), layout, name)
+        for name, said, context in (("new", prompts, known), ("old", prompts.source, given_known))
+    )
+    prediction = scheduler.config.get("prediction_type", "velocity")
+    shift = level_shift(tokens.shape[1], model.config.base_tokens)
+    _, _, asked = ready_scheduler(scheduler, config.num_inference_steps, shift, device, window.strength)
+    levels = torch.cat([asked.cpu().unique_consecutive(), torch.zeros(1)]).to(device)
+    begin = edited = given[:, layout.made]
+    for number, (level, below) in enumerate(pairwise(levels)):
+        noise = randn_tensor(begin.shape, generator=generator, device=device)
+        noisy = add_noise(begin, noise, level, path)
+        scale = alpha(level, path) + sigma(level, path)
+        velocities = [
+            flow_velocity(prediction, guided(shown, level, guided.acting(float(level))), shown, level, path)
+            for guided, shown in ((new, noisy + scale * (edited - begin)), (old, noisy))
+        ]
+        edited = edited + (noise_share(below, path) - noise_share(level, path)) * (velocities[0] - velocities[1])
+        if on_step is not None:
+            edited = on_step(number, level * NUM_TRAIN_TIMESTEPS, edited)
+    tokens = tokens.index_copy(1, layout.made, edited)
+    return unpatchify(tokens, (t, height // p, width // p), p)
+
+
+def noise_share(level: Tensor, alphas_cumprod: Tensor | None) -> Tensor:
+    """``sigma / (alpha + sigma)``: the level on the straight path at which there is as much noise."""
+    a, s = alpha(level, alphas_cumprod), sigma(level, alphas_cumprod)
+    return s / (a + s)
+
+
+def flow_velocity(
+    prediction: str, output: Tensor, noisy: Tensor, level: Tensor, alphas_cumprod: Tensor | None
+) -> Tensor:
+    """The velocity on the straight path, noise − latents, that a model's output means, given what it saw."""
+    if alphas_cumprod is None:
+        return output
+    epsilon = clipped_epsilon(prediction, output, noisy, level, alphas_cumprod)
+    return epsilon - to_sample("epsilon", epsilon, noisy, level, alphas_cumprod)
