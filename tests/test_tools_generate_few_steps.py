@@ -81,14 +81,23 @@ def test_a_video_that_it_made_is_repeated(
     assert generate("--repeat", "a.mp4", "--out", "again.mp4") == 2
 
 
-@pytest.mark.parametrize("mode", [["--extend", "forward"], ["--extend", "backward"], ["--loop"]])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        ["--extend", "forward", "--seconds", "0.5"],
+        ["--extend", "backward", "--seconds", "0.5"],
+        ["--loop", "--seconds", "0.5"],
+        ["--edit", "1", "--source-prompt", "y"],
+    ],
+    ids=" ".join,
+)
 def test_it_serves_given_videos_as_well(
     generate: Generate, student: Path, mode: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     del student
     assert generate("--prompt", "x", "--seconds", "1", "--out", "a.mp4") == 0
     assert "by the student" not in capsys.readouterr().out
-    assert generate("--video", "a.mp4", *mode, "--seconds", "0.5", "--steps", "4", "--out", "b.mp4") == 0
+    assert generate("--video", "a.mp4", *mode, "--prompt", "z", "--steps", "4", "--out", "b.mp4") == 0
     assert "by the student" in capsys.readouterr().out
 
 

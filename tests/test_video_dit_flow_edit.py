@@ -70,13 +70,14 @@ def edited(model: OnePoint, asked: Window, config: SamplingConfig, scheduler: st
     return edit_window(model, stepping, asked, prompts(), config, seeded(0))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("scale", [1.0, 3.0, None])
 @pytest.mark.parametrize("noise", PATHS, ids=lambda noise: f"{noise.path} {noise.schedule}")
-def test_what_is_given_moves_by_what_the_prompts_differ_in(noise: NoiseConfig, scale: float) -> None:
-    """Wherever it is, and in however many steps: the flow of one point is straight. What is known stays."""
+def test_what_is_given_moves_by_what_the_prompts_differ_in(noise: NoiseConfig, scale: float | None) -> None:
+    """Wherever it is, and in however many steps: the flow of one point is straight. What is known stays, and weakens
+    no guidance."""
     asked = window()
     assert asked.source is not None
-    guided = NEW + (scale - 1) * (NEW - NONE)
+    guided = NEW + ((4.0 if scale is None else scale) - 1) * (NEW - NONE)
     for steps in (3, 10):
         out = edited(OnePoint(noise), asked, SamplingConfig(steps, scale))
         assert torch.equal(out[:, :, :2], asked.latents[:, :, :2])

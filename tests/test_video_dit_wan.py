@@ -277,6 +277,10 @@ def test_videos_are_edited(ours: VideoPipeline, video: Tensor) -> None:
     ]
     between = levels(ours.edit(video, 0.25, **options))
     assert changes[0] < np.abs(between / 255 - video.numpy() / 255).mean() < changes[1]
+    told = {"source_prompt": "a dog", "guidance_scale": 1.0, **options}
+    same, other = (levels(ours.edit(video, 0.75, **(told | {"prompt": prompt}))) for prompt in ("a dog", "a cat"))
+    kept = levels(ours.edit(video, 0.0, **options))
+    assert np.array_equal(same, kept) and not np.array_equal(other, kept)
     output: Any = ours.interpolate(video[:13], video[1:], **options)
     assert output.frames.shape == (1, 13, 32, 48, 3)
 

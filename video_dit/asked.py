@@ -153,9 +153,8 @@ def in_few_steps(
         fix = f"add --guidance-scale 1, or copy it into the model's folder as {FOLDER}/"
         raise ValueError(f"--lora {args.lora} is a student for few steps, made to be asked without guidance: {fix}")
     sampling = request.sampling
-    told = args.negative_prompt or args.source_prompt
-    guided = sampling.history_guidance != 1 or sampling.guidance_interval != (0.0, 1.0)
-    if args.lora or told or guided or request.mode == "interpolate":
+    guided = args.negative_prompt or sampling.history_guidance != 1 or sampling.guidance_interval != (0.0, 1.0)
+    if args.lora or guided or request.mode == "interpolate":
         return request
     scale = use_few_steps(pipe, folder, args.steps, args.guidance_scale, say)
     return replace(request, sampling=replace(sampling, guidance_scale=scale))
