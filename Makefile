@@ -57,7 +57,7 @@ gallery: setup
 	@$(SHOW) --video $(GALLERY)/world/00000000.mp4 --extend backward --seconds 4 --prompt "$(FIRST)" --out $(GALLERY)/backward.webp
 	@$(SHOW) --video $(GALLERY)/world/00000000.mp4 --connect $(GALLERY)/world/00000001.mp4 --seconds 2 --prompt "0: $(FIRST) | 4: $(SECOND)" --out $(GALLERY)/connect.webp
 	@$(SHOW) --video $(GALLERY)/world/00000001.mp4 --loop --seconds 2 --prompt "$(SECOND)" --out $(GALLERY)/loop.webp
-	@$(SHOW) --video $(GALLERY)/world/00000001.mp4 --edit 0.6 --prompt "$(subst golden,red,$(SECOND))" --out $(GALLERY)/edit.webp
+	@$(SHOW) --video $(GALLERY)/world/00000001.mp4 --edit 0.8 --source-prompt "$(SECOND)" --prompt "$(subst golden,red,$(SECOND))" --out $(GALLERY)/edit.webp
 
 # A model like the shipped one from nothing: the autoencoder on the world (and on real clips, with MANIFEST=clips.csv),
 # the text encoder on the world's captions, latents of its clips, the transformer on these, and its student of few steps.
