@@ -88,12 +88,6 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
         help="change it into what the prompt says: from 0, which leaves it, to 1, which leaves nothing of it",
     )
     given.add_argument(
-        "--source-prompt",
-        type=something,
-        metavar="PROMPT",
-        help="what --video shows: then --edit changes only what --prompt says otherwise; 0.8 is a usual strength",
-    )
-    given.add_argument(
         "--mask",
         type=Path,
         metavar="FILE",
@@ -103,6 +97,8 @@ def build_parser(description: str, model: Path) -> argparse.ArgumentParser:
     given.add_argument("--interpolate", type=Path, metavar="FILE", help="make a video between it and this one")
     way = f"how far from it to the other with --interpolate, 0 to 1 (default: {FRACTION:g})"
     given.add_argument("--fraction", type=share, help=way)
+    source = "what --video shows: then --edit changes it by what --prompt says otherwise; 0.8 is a usual strength"
+    given.add_argument("--source-prompt", type=something, metavar="PROMPT", help=source)
     given.add_argument("--context-seconds", type=positive, help="of the video so far that each window sees")
     given.add_argument(
         "--context-level", type=float, default=0.03, help="noise on known latents, 0 to 1 (default: %(default)s)"
@@ -205,6 +201,8 @@ def unfit_modes(args: argparse.Namespace, given: set[str]) -> str | None:
         return "--uncrop and --aspect exclude each other: --uncrop says the shape"
     if "source_prompt" in given and "edit" not in modes:
         return "--source-prompt needs --edit STRENGTH"
+    if "source_prompt" in given and args.expand_prompt:
+        return "--expand-prompt does not go with --source-prompt, which it leaves as it is: tell both in full"
     if "source_prompt" in given and args.step_cache:
         return "--step-cache and --source-prompt, whose noise is new at each step, exclude each other: give one"
     if "fraction" in given and "interpolate" not in modes:

@@ -49,6 +49,10 @@ def parsed(*arguments: str) -> argparse.Namespace:
         (["--video", "a.mp4", "--mask", "p.png", "--source-prompt", "a dog"], ["--source-prompt needs --edit"]),
         (["--video", "a.mp4", "--edit", "0.8", "--source-prompt", " "], ["--source-prompt"]),
         (
+            ["--video", "a.mp4", "--edit", "0.8", "--source-prompt", "a", "--prompt", "b", "--expand-prompt", "world"],
+            ["--expand-prompt does not go with --source-prompt"],
+        ),
+        (
             ["--video", "a.mp4", "--edit", "0.8", "--source-prompt", "a", "--step-cache", "0.1"],
             ["--step-cache and --source-prompt", "exclude each other"],
         ),

@@ -319,7 +319,7 @@ def test_edits_are_measured(
     assert call(evaluate, monkeypatch, *own, *written, "--clips=1", "--strength=0.5", command="edit") == 0
     found = json.loads((tmp_path / "a.json").read_text())
     assert {name.partition(":")[0] for name in found["shares"]} == {"sdedit", "flowedit", "inpaint"}
-    assert found["settings"]["strength"] == "0.5"
+    assert found["settings"]["strength"] == {"sdedit": 0.5, "flowedit": 0.5}
     assert "1 clips, red to green" in capsys.readouterr().out
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[1] > 3 * 32

@@ -39,15 +39,11 @@ def test_everything_is_made_anew_from_what_was_there(count: int) -> None:
     assert [bool(window.one_frame[0]) for window in make.asked] == [True] + [False] * (len(make.asked) - 1)
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_windows_of_a_clip_that_a_prompt_tells_of_have_it_beside_what_was_made(told: bool) -> None:
+def test_windows_have_the_clip_beside_what_was_made_of_it() -> None:
     latents, make = clip(12), Maker()
-    list(remake(make, latents, None, 0.6, 5, 2, 8.0, R, told=told))
+    list(remake(make, latents, None, 0.6, 5, 2, 8.0, R))
     assert len(make.asked) > 1
     for window in make.asked:
-        if not told:
-            assert window.source is None
-            continue
         assert window.source is not None and window.source.shape == window.latents.shape
         known = int(window.known.sum())
         first = window.start - known

@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,19 +91,29 @@ def test_a_random_model_changes_nothing_on_purpose(tiny_pipe: VideoPipeline, tmp
     found = evaluate_edits(options(model=tmp_path / "model", picture=tmp_path / "a.png"), lines.append)
     assert (tmp_path / "a.png").is_file()
     shares = found["shares"]
-    recoloured = {f"{kind}: {name}" for kind in KINDS[:2] for name in ("colour changed", "motion stayed")}
-    assert set(shares) == recoloured | {"inpaint: same object"}
+    of_colour = {f"{kind}: {name}" for kind in KINDS[:2] for name in ("colour changed", "motion stayed")}
+    assert set(shares) == of_colour | {"inpaint: same object"}
     assert all(one["edits"]["asked"] == 2 for one in shares.values())
     assert "NOT MET" in "\n".join(lines)
 
 
-def test_each_kind_is_made_as_it_is_called(tiny_pipe: VideoPipeline, tmp_path: Path) -> None:
-    """With no strength all are the clip; of the kinds that are left out nothing is told."""
+def test_each_kind_is_made_as_it_is_called(
+    tiny_pipe: VideoPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_pipe.save_pretrained(tmp_path / "model")
-    asked = options(model=tmp_path / "model", clips=1, kinds=("flowedit", "sdedit"), strength=0.0)
-    shares = evaluate_edits(asked, lambda line: None)["shares"]
-    assert [name.partition(":")[0] for name in shares] == ["flowedit", "flowedit", "sdedit", "sdedit"]
-    assert shares["flowedit: motion stayed"]["edits"] == shares["sdedit: motion stayed"]["edits"]
+    seen: list[tuple[float, str | None]] = []
+    edit = VideoPipeline.edit
+
+    def record(self: VideoPipeline, *arguments: Any, **named: Any) -> Any:
+        seen.append((arguments[1], named["source_prompt"]))
+        return edit(self, *arguments, **named)
+
+    monkeypatch.setattr(VideoPipeline, "edit", record)
+    found = evaluate_edits(options(model=tmp_path / "model", clips=1, kinds=("flowedit", "sdedit")), print)
+    (subject,) = islice(subjects(), 1)
+    assert seen == [(0.8, subject.scene.caption()), (0.6, None)]
+    assert [name.partition(":")[0] for name in found["shares"]] == ["flowedit", "flowedit", "sdedit", "sdedit"]
+    assert found["settings"]["strength"] == {"sdedit": 0.6, "flowedit": 0.8}
 
 
 def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -1,18 +1,23 @@
 """What is edited by the difference of two prompts: it goes where they differ, and nowhere else."""
 
+import io
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 from torch import Tensor
 
 from video_dit import VideoPipeline
-from video_dit.flow_edit import edit_window, noise_share
+from video_dit.flow_edit import edit_window
+from video_dit.given import given_request
 from video_dit.noise import NoiseConfig, alpha, path_alphas_cumprod, prediction_target, sigma
-from video_dit.sampling import Prompts, SamplingConfig, Window
-from video_dit.schedulers import model_scheduler, named_scheduler
+from video_dit.pieces import check_starts
+from video_dit.request import PromptSchedule, VideoRequest
+from video_dit.sampling import Prompts, SamplingConfig, Window, sample_window
+from video_dit.schedulers import model_scheduler, named_scheduler, ready_scheduler
 from video_dit.tokens import Segments, latent_times
 
 PATHS = [
@@ -117,30 +122,33 @@ def test_contexts_that_are_the_same_are_shown_the_same() -> None:
     assert torch.equal(contexts, contexts[:1].expand_as(contexts))
 
 
-def test_callbacks_see_each_step_and_may_change_what_is_made() -> None:
+def test_the_noise_is_new_at_each_step() -> None:
+    model, asked = OnePoint(NoiseConfig()), window(known=0)
+    assert asked.source is not None
+    edited(model, asked, SamplingConfig(4, 1.0))
+    given = asked.source.flatten(2)[0].T
+    (_, _, asked_levels) = ready_scheduler(model_scheduler(model.noise), 4, 80**0.5 / 4, torch.device("cpu"), 0.7)
+    old = [part for value, part in model.shown if value == float(OLD[0, 0])]
+    draws = [(part - (1 - level) * given) / level for part, level in zip(old, asked_levels, strict=True)]
+    for number, draw in enumerate(draws):
+        assert abs(float(draw.std()) - 1) < 0.2
+        assert not any(torch.allclose(draw, other, atol=0.1) for other in draws[:number])
+
+
+@pytest.mark.parametrize("noise", PATHS, ids=lambda noise: f"{noise.path} {noise.schedule}")
+def test_callbacks_see_each_step_as_other_edits_do_and_may_change_what_is_made(noise: NoiseConfig) -> None:
     seen: list[tuple[int, float]] = []
 
     def on_step(number: int, timestep: Tensor, tokens: Tensor) -> Tensor:
         seen.append((number, float(timestep)))
         return torch.zeros_like(tokens)
 
-    model: Any = OnePoint(NoiseConfig())
-    out = edit_window(
-        model, model_scheduler(model.noise), window(), prompts(), SamplingConfig(10, 1.0), seeded(0), on_step
-    )
-    assert [number for number, _ in seen] == list(range(7))
-    assert sorted((timestep for _, timestep in seen), reverse=True) == [timestep for _, timestep in seen]
+    parts: Any = (OnePoint(noise), model_scheduler(noise), window(), prompts(), SamplingConfig(10, 1.0), seeded(0))
+    out = edit_window(*parts, on_step)
     assert not out[:, :, 2:].any()
-
-
-@pytest.mark.parametrize("noise", PATHS, ids=lambda noise: f"{noise.path} {noise.schedule}")
-def test_the_share_of_noise_is_the_level_of_the_straight_path(noise: NoiseConfig) -> None:
-    levels, path = torch.linspace(0, 1, 9), path_alphas_cumprod(noise)
-    shares = noise_share(levels, path)
-    assert shares[0] == 0 and shares[-1] > 0.9
-    assert (shares.diff() > 0).all()
-    if path is None:
-        assert torch.equal(shares, levels)
+    own, seen = seen, []
+    sample_window(*parts, on_step)
+    assert own == seen and len(own) >= 7
 
 
 def video(frames: int = 30) -> Tensor:
@@ -179,3 +187,43 @@ def test_a_source_prompt_that_changes_begins_a_window(tiny_pipe: VideoPipeline) 
         tiny_pipe.edit(video(17), 1.0, prompt=new, source_prompt=old, **how)
         steps[f"{old}, {new}"] = len(seen)
     assert list(steps.values()) == [2, 4, 4]
+
+
+def test_a_cache_of_diffusers_keeps_the_prompts_apart(tiny_pipe: VideoPipeline) -> None:
+    """In one step there is nothing to remember of either, and what is made of one does not serve the other."""
+    how: dict[str, Any] = {
+        "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+        "source_prompt": "a ball",
+        "prompt": "a cube",
+    }
+    made = []
+    for cached in (False, True):
+        if cached:
+            tiny_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
+        made.append(torch.as_tensor(tiny_pipe.edit(video(9), 1.0, generator=seeded(0), **how).frames[0]))
+    assert torch.allclose(*made, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "heun"])
+def test_the_bar_has_as_many_steps_as_are_taken(tiny_pipe: VideoPipeline, scheduler: str) -> None:
+    bars: list[Any] = []
+    bar = tiny_pipe.progress_bar
+    tiny_pipe.scheduler = named_scheduler(scheduler, tiny_pipe.scheduler)
+    tiny_pipe.progress_bar = lambda **named: bars.append(bar(**named)) or bars[-1]  # type: ignore[method-assign]
+    tiny_pipe.set_progress_bar_config(disable=False, file=io.StringIO())
+    tiny_pipe.edit(video(9), 0.8, prompt="a cube", source_prompt="a ball", num_inference_steps=5)
+    assert [(one.n, one.total) for one in bars] == [(4, 4)]
+
+
+def test_what_does_not_go_with_it_is_refused(tiny_pipe: VideoPipeline) -> None:
+    with pytest.raises(ValueError, match="step_cache does not go with source_prompt"):
+        tiny_pipe.edit(video(9), 0.8, prompt="a", source_prompt="b", step_cache=0.1)
+    with pytest.raises(ValueError, match="source_prompt does not go with mode=text"):
+        told = PromptSchedule.plain("a"), PromptSchedule.plain("b")
+        VideoRequest("text", told[:1], ("",), 8.0, SamplingConfig(), num_frames=9, source_prompt=told[1])
+    late = replace(
+        given_request("edit", video(9), 8.0, {"prompt": "a"}, source_prompt="0: b | 2: c"), height=32, width=32
+    )
+    with pytest.raises(ValueError, match=r"the prompt 'c' begins at 2 s: the video goes from 0 to 1\.125 s"):
+        check_starts(late, 4)

@@ -6,6 +6,7 @@
     python tools/generate.py --video a.mp4 --connect b.mp4 --seconds 2
     python tools/generate.py --video a.mp4 --loop --seconds 2
     python tools/generate.py --video a.mp4 --edit 0.6 --prompt "a cat runs"
+    python tools/generate.py --video a.mp4 --edit 0.8 --source-prompt "a dog runs" --prompt "a cat runs"
     python tools/generate.py --video a.mp4 --mask m.png --prompt "a dog runs on grass"
     python tools/generate.py --video a.mp4 --uncrop 16:9 --prompt "a dog runs"
     python tools/generate.py --video a.mp4 --interpolate b.mp4
@@ -231,6 +232,7 @@ def run(args: argparse.Namespace) -> None:
     from video_dit.request import PromptSchedule
 
     prompts = [PromptSchedule.parse(video.prompt) for video in videos]
+    PromptSchedule.parse(args.source_prompt or "")
     sampling_config(args)  # what is out of range is refused before a model is loaded
     folder, args.model = find_model(args.model)
     if args.expand_prompt:

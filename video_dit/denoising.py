@@ -34,7 +34,7 @@ def window_denoiser(
             noise = request.latents[:, :, start : start + int((~window.known).sum())]
         guided = prompts(frame / request.frame_rate)
         parts = transformer, scheduler, window, guided, request.sampling, request.generator, on_step
-        return sample_window(*parts, noise) if window.source is None else edit_window(*parts)
+        return sample_window(*parts, noise) if guided.source is None else edit_window(*parts)
 
     return denoise
 

@@ -1,7 +1,7 @@
 """A given video made anew, in part or from some noise level on: edited (SDEdit), inpainted, uncropped.
 
 Latents of the given video are the start of what is made, and what of it is kept is known, as a context is: no branch
-in the model, and no other sampler.
+in the model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,6 @@ def remake(
     frame_rate: float,
     r: int,
     breaks: Sequence[int] = (),
-    told: bool = False,
 ) -> Iterator[Tensor]:
     """Make latents of a clip anew, window after window, each with those made before it as its context.
 
@@ -36,7 +35,6 @@ def remake(
         known: tokens that are kept, bool ``(t, h / p, w / p)``; None keeps none.
         strength: see `Window`; at 0 all is left as it is.
         window, context, frame_rate, r, breaks: as `video_dit.rollout.roll_forward` takes them.
-        told: whether a prompt tells what the clip shows: then each window has its latents as its ``source``.
     Yields:
         The latents of each window, in order.
     """
@@ -49,8 +47,7 @@ def remake(
         if bool(filled.known.all()):
             return filled.latents
         end = asked.start + int((~asked.known).sum())
-        source = latents[:, :, end - len(asked.known) : end] if told else None
-        return make(replace(filled, strength=strength, source=source))
+        return make(replace(filled, strength=strength, source=latents[:, :, end - len(asked.known) : end]))
 
     yield from roll_forward(
         make_anew, latents[:, :, :0], True, latents.shape[2], window, context, frame_rate, r, breaks=breaks

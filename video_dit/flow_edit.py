@@ -15,7 +15,7 @@ from torch import Tensor
 
 from video_dit.guidance import GuidedModel
 from video_dit.model import VideoDiT
-from video_dit.noise import NUM_TRAIN_TIMESTEPS, add_noise, alpha, level_shift, sigma, to_sample
+from video_dit.noise import add_noise, alpha, flow_step, level_shift, sigma
 from video_dit.sampling import (
     Generators,
     Prompts,
@@ -57,42 +57,32 @@ def edit_window(
     known, given_known = tokens[:, layout.known], given[:, layout.known]
     path = scheduler_alphas_cumprod(scheduler)
     path = path if path is None else path.to(device)
-    hidden = context_noise(known, config, generator)
+    noise = context_noise(known, config, generator)
     new, old = (
-        GuidedModel(model, window_rows(model, said, config, context, hidden, path, edits=True), layout, name)
+        GuidedModel(model, window_rows(model, said, config, context, noise, path, edits=True), layout, name)
         for name, said, context in (("new", prompts, known), ("old", prompts.source, given_known))
     )
     prediction = scheduler.config.get("prediction_type", "velocity")
     shift = level_shift(tokens.shape[1], model.config.base_tokens)
-    _, _, asked = ready_scheduler(scheduler, config.num_inference_steps, shift, device, window.strength)
+    _, timesteps, asked = ready_scheduler(scheduler, config.num_inference_steps, shift, device, window.strength)
+    timesteps = timesteps.unique_consecutive()
     levels = torch.cat([asked.cpu().unique_consecutive(), torch.zeros(1)]).to(device)
     begin = edited = given[:, layout.made]
     for number, (level, below) in enumerate(pairwise(levels)):
-        noise = randn_tensor(begin.shape, generator=generator, device=device)
-        noisy = add_noise(begin, noise, level, path)
-        scale = alpha(level, path) + sigma(level, path)
-        velocities = [
-            flow_velocity(prediction, guided(shown, level, guided.acting(float(level))), shown, level, path)
-            for guided, shown in ((new, noisy + scale * (edited - begin)), (old, noisy))
-        ]
-        edited = edited + (noise_share(below, path) - noise_share(level, path)) * (velocities[0] - velocities[1])
+        noisy = add_noise(begin, randn_tensor(begin.shape, generator=generator, device=device), level, path)
+        ends = []
+        for guided, shown in ((new, noisy + weight(level, path) * (edited - begin)), (old, noisy)):
+            output = guided(shown, level, guided.acting(float(level)))
+            if path is not None:
+                output = clipped_epsilon(prediction, output, shown, level, path)
+            ends.append(flow_step("velocity" if path is None else "epsilon", output, shown, level, below, path))
+        edited = begin + (ends[0] - ends[1]) / weight(below, path)
         if on_step is not None:
-            edited = on_step(number, level * NUM_TRAIN_TIMESTEPS, edited)
+            edited = on_step(number, timesteps[number], edited)
     tokens = tokens.index_copy(1, layout.made, edited)
     return unpatchify(tokens, (t, height // p, width // p), p)
 
 
-def noise_share(level: Tensor, alphas_cumprod: Tensor | None) -> Tensor:
-    """``sigma / (alpha + sigma)``: the level on the straight path at which there is as much noise."""
-    a, s = alpha(level, alphas_cumprod), sigma(level, alphas_cumprod)
-    return s / (a + s)
-
-
-def flow_velocity(
-    prediction: str, output: Tensor, noisy: Tensor, level: Tensor, alphas_cumprod: Tensor | None
-) -> Tensor:
-    """The velocity on the straight path, noise − latents, that a model's output means, given what it saw."""
-    if alphas_cumprod is None:
-        return output
-    epsilon = clipped_epsilon(prediction, output, noisy, level, alphas_cumprod)
-    return epsilon - to_sample("epsilon", epsilon, noisy, level, alphas_cumprod)
+def weight(level: Tensor, alphas_cumprod: Tensor | None) -> Tensor:
+    """``alpha + sigma``, 1 on the straight path: what is noisy there, over it, is so on the straight path."""
+    return alpha(level, alphas_cumprod) + sigma(level, alphas_cumprod)

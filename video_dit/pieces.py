@@ -94,7 +94,7 @@ def check_starts(request: VideoRequest, r: int) -> None:
     made = made_frames(request, r) * (2 if request.mode == "both" else 1)
     total = made + sum(len(video) for video in given if video is not None)
     duration = total / request.frame_rate
-    for schedule in request.prompts:
+    for schedule in request.schedules:
         if schedule.starts[-1] >= duration:
             start, text = schedule.starts[-1], schedule.texts[-1]
             raise ValueError(f"the prompt {text!r} begins at {start:g} s: the video goes from 0 to {duration:g} s")
@@ -112,8 +112,7 @@ def check_offered(request: VideoRequest, model: Any) -> None:
 
 def breaks(request: VideoRequest, count: int, begin: Callable[[int], int]) -> list[int]:
     """At which of the ``count`` latent frames that are made in order of time another prompt begins."""
-    told = () if request.source_prompt is None else (request.source_prompt,)
-    starts = {start for schedule in (*request.prompts, *told) for start in schedule.starts[1:]}
+    starts = {start for schedule in request.schedules for start in schedule.starts[1:]}
     frames = (math.ceil(start * request.frame_rate - 1e-6) for start in starts)
     places = (bisect_left(range(count), frame, key=begin) for frame in frames)
     return sorted({place for place in places if 0 < place < count})
@@ -230,8 +229,7 @@ def _edited(request: VideoRequest, maker: Maker) -> Iterator[Piece]:
     at = breaks(request, latents.shape[2], begin)
     window, context, rate, r = maker.window, maker.context, maker.frame_rate, maker.r
     make = maker.make(begin)
-    told = request.source_prompt is not None
-    made = remake(make, latents, known, request.strength, window, context, rate, r, at, told)
+    made = remake(make, latents, known, request.strength, window, context, rate, r, at)
     place = 0
     for piece in _made(_span(decode(maker.codec, made), 0, len(video))):
         end, frames = place + piece.frames.shape[2], piece.frames

@@ -235,16 +235,15 @@ class VideoPipeline(DiffusionPipeline):
         source_prompt: str | PromptSchedule | None = None,
         **options: Unpack[GivenOptions],
     ) -> VideoPipelineOutput | Any:
-        """Change a video into what the prompt says (SDEdit, Meng et al., 2021, arXiv:2108.01073).
+        """Change a video into what the prompt says (SDEdit, Meng et al., 2021, arXiv:2108.01073), or by what it says
+        otherwise than ``source_prompt``, which tells what the video shows (FlowEdit, see `video_dit.flow_edit`).
 
         Args:
             frames: as `extend` takes them, of any number.
-            strength: how far the video's latents are brought towards noise, from where they are denoised: 0 gives the
-                video as the autoencoder has it, 1 a new one, the same as text to video from the same seed.
+            strength: how far the video's latents are brought towards noise: 0 gives the video as the autoencoder has
+                it, 1 a new one by SDEdit, that of text to video from the same seed. 0.8 is usual of FlowEdit.
             mask: what may change, bool, or uint8 that is white there: one for all frames, ``(h, w)``, or one each,
                 ``(t, h, w)``. Pixels outside come back untouched.
-            source_prompt: what the video shows. Only what ``prompt`` says otherwise is changed then (see
-                `video_dit.flow_edit`); a strength of 0.8 is usual.
             options: see `GivenOptions`.
         Raises:
             ValueError: an argument is out of its range.
@@ -263,7 +262,7 @@ class VideoPipeline(DiffusionPipeline):
         self, frames: Frames, height: int, width: int, **options: Unpack[GivenOptions]
     ) -> VideoPipelineOutput | Any:
         """Make what is around a video of at most ``height`` × ``width`` pixels, multiples of `grid`, which comes back
-        untouched in the middle of them. Other arguments and errors are those of `edit`."""
+        untouched in the middle of them. ``options`` and errors are those of `edit`."""
         canvas, mask = uncropped(torch.as_tensor(frames), height, width)
         return self._of_given(given_request("edit", canvas, self.frame_rate, options, mask=mask), options)
 
@@ -356,7 +355,8 @@ class VideoPipeline(DiffusionPipeline):
         return count_windows(request, self.window_at(request.frame_rate), context, self.codec.frame_rule[0])
 
     def _bar(self, request: VideoRequest, windows: int) -> Any:
-        calls = num_calls(self.scheduler, request.sampling.num_inference_steps, request.strength)
+        steps, is_euler = request.sampling.num_inference_steps, request.source_prompt is not None
+        calls = num_calls(self.scheduler, steps, request.strength, is_euler)
         return self.progress_bar(total=windows * calls)
 
     @torch.no_grad()

@@ -145,6 +145,8 @@ class VideoRequest:
             raise ValueError(f"negative_prompt has {len(self.negative_prompts)} texts and must have one, or {count}")
         if isinstance(self.generator, list) and len(self.generator) not in (1, count):
             raise ValueError(f"generator has {len(self.generator)} entries and must have one, or {count}")
+        if self.source_prompt is not None and self.mode != "edit":
+            raise ValueError(f'source_prompt does not go with mode={self.mode}: leave it out, or use mode="edit"')
         if self.mode == "text":
             self._check_text()
         elif self.mode == "edit":
@@ -153,6 +155,11 @@ class VideoRequest:
             self._check_interpolated()
         else:
             self._check_given()
+
+    @property
+    def schedules(self) -> tuple[PromptSchedule, ...]:
+        """The prompts, and that of what is given."""
+        return self.prompts if self.source_prompt is None else (*self.prompts, self.source_prompt)
 
     def _check_text(self) -> None:
         duration = (self.num_frames - 1) / self.frame_rate

@@ -31,8 +31,8 @@ class Window:
     one_frame: ``(t,)`` bool, latent frames that stand for one pixel frame. start: the number of the first made latent
     frame among all that windows make of a video. strength: how far up the levels what is made begins, as a share before
     the shift, so that it changes as much in pictures of any size; below 1 it begins as the latents with that much noise
-    (SDEdit, Meng et al., 2021, arXiv:2108.01073). source: what a given video has in all of these places, where
-    `video_dit.flow_edit` changes it.
+    (SDEdit, Meng et al., 2021, arXiv:2108.01073). source: what a given video that is edited has in all of these places,
+    for `video_dit.flow_edit`.
     """
 
     latents: Tensor
@@ -114,9 +114,11 @@ class SamplingConfig:
         return usual or (1.5 if anything_known else 4.0)
 
 
-def num_calls(scheduler: Any, steps: int, strength: float = 1.0) -> int:
-    """How often `sample_window` calls ``on_step``: twice in a step of some schedulers."""
-    return len(ready_scheduler(scheduler, steps, 1.0, torch.device("cpu"), strength)[2])
+def num_calls(scheduler: Any, steps: int, strength: float = 1.0, is_euler: bool = False) -> int:
+    """How often `sample_window` calls ``on_step``, twice in a step of some schedulers; or what takes Euler's steps at
+    its levels does."""
+    levels = ready_scheduler(scheduler, steps, 1.0, torch.device("cpu"), strength)[2]
+    return len(levels.unique_consecutive() if is_euler else levels)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from video_dit.loading import load_model
 FROM, TO = "red", "green"
 KINDS = ("sdedit", "flowedit", "inpaint")
 STRENGTHS = {"sdedit": 0.6, "flowedit": 0.8}  # of the recolouring, by default
-CHANGED, STAYED, KEPT = 0.8, 0.8, 0.9  # shares that are asked for
+WANTED = {"colour changed": 0.8, "motion stayed": 0.8, "same object": 0.9}  # shares that are asked for
 SHOWN = 8  # clips in the picture
 
 
@@ -140,6 +140,7 @@ def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
     options = replace(options, guidance_scale=scale)
     height, width = pipe.sizes[0]
     num_frames = 1 + pipe.codec.frame_rule[0] * (pipe.window - 1)
+    strengths = {kind: STRENGTHS[kind] if options.strength is None else options.strength for kind in STRENGTHS}
     told: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     rows: list[tuple[str, Tensor]] = []
     chosen = list(islice(subjects(), options.clips))
@@ -164,9 +165,8 @@ def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
                 seen = [seen_of(judge, clip, subject) for clip in (edits[-1], kept)]
                 told["inpaint: same object"].append((is_same(seen[0], subject), is_same(seen[1], subject)))
                 continue
-            strength = STRENGTHS[kind] if options.strength is None else options.strength
             source = own if kind == "flowedit" else None
-            edits.append(as_clip(pipe.edit(given, strength, prompt=prompt, source_prompt=source, **how)))
+            edits.append(as_clip(pipe.edit(given, strengths[kind], prompt=prompt, source_prompt=source, **how)))
             seen = [seen_of(judge, clip, subject) for clip in (edits[-1], ideal)]
             told[f"{kind}: colour changed"].append((has_colour(seen[0], TO), has_colour(seen[1], TO)))
             told[f"{kind}: motion stayed"].append((moves_as(seen[0], subject), moves_as(seen[1], subject)))
@@ -174,23 +174,23 @@ def evaluate_edits(options: EditOptions, say: Callable[[str], None]) -> dict:
             rows.append((f"{prompt} | {', '.join(options.kinds)}", stacked(given, *edits)))
     shares = {name: [Share(sum(one), len(one)) for one in zip(*pairs, strict=True)] for name, pairs in told.items()}
     say(table(shares, options.clips))
-    wanted = {"colour changed": CHANGED, "motion stayed": STAYED, "same object": KEPT}
-    asked = [
-        Requirement(f"{name} in at least {least:.0%}", of[0].value, of[0].value >= least)
-        for name, of in shares.items()
-        for least in [wanted[name.partition(": ")[2]]]
-    ]
-    say("\n".join(one.line() for one in asked))
+    say("\n".join(required(name, of[0]).line() for name, of in shares.items()))
     if options.picture:
         write_rows(options.picture, rows)
         say(f"wrote {options.picture}: given, and {', '.join(options.kinds)}")
     return {
         "model": str(options.model),
-        "settings": {name: str(value) for name, value in vars(options).items()},
+        "settings": {name: str(value) for name, value in vars(options).items()} | {"strength": strengths},
         "shares": {
             name: {"edits": share_as_json(of[0]), "oracle": share_as_json(of[1])} for name, of in shares.items()
         },
     }
+
+
+def required(name: str, share: Share) -> Requirement:
+    """What is asked of a kind of edit: "kind: what of it"."""
+    least = WANTED[name.partition(": ")[2]]
+    return Requirement(f"{name} in at least {least:.0%}", share.value, share.value >= least)
 
 
 def as_clip(output: Any) -> Tensor:
