@@ -1,7 +1,9 @@
 """What is asked of edits, and that the judge sees it in clips where it is so, and not where it is not."""
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -76,6 +78,10 @@ def test_the_judge_tells_an_edit_from_none() -> None:
     assert moves >= 5 and moves_still <= 3
     nothing = seen_of(judge, torch.zeros(33, 64, 64, 3, dtype=torch.uint8), subject)
     assert not has_colour(nothing, "green") and not moves_as(nothing, subject) and not is_same(nothing, subject)
+
+
+def test_the_program_has_all_kinds(load_tool: Callable[[str], ModuleType]) -> None:
+    assert tuple(load_tool("evaluate").parse_arguments(["edit"]).kinds) == KINDS
 
 
 def test_a_table_has_both_columns_with_intervals() -> None:
