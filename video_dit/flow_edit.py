@@ -2,8 +2,8 @@
 
 Kulikov et al., 2024, arXiv:2412.08629, with one draw of noise a step. At each level the given latents are shown with
 fresh noise under the prompt that tells what they are, and the edited ones with the same noise under the new prompt; the
-edited ones go along the difference of the two velocities. What both prompts say alike cancels, so it stays as it was
-even where the noise is so strong that SDEdit would lose it.
+edited ones go along the difference of the two velocities. What both prompts say alike cancels, but for what guidance
+adds to it under the new one.
 """
 
 from itertools import pairwise
@@ -45,7 +45,7 @@ def edit_window(
     Args:
         window: its known latents are the context of what is made; ``source`` has the given ones there as well.
         scheduler: says which levels there are; the steps are Euler's.
-        prompts: the new ones, guided as in other edits; ``source``, of what is given, is not guided.
+        prompts: the new ones, guided as in other edits; of ``source``, of what is given, there is no guidance by text.
     Returns:
         ``(b, c, t, h, w)`` fp32: known latents exactly as given, the others changed.
     """

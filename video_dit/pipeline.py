@@ -261,8 +261,8 @@ class VideoPipeline(DiffusionPipeline):
     def uncrop(
         self, frames: Frames, height: int, width: int, **options: Unpack[GivenOptions]
     ) -> VideoPipelineOutput | Any:
-        """Make what is around a video of at most ``height`` × ``width`` pixels, multiples of `grid`, which comes back
-        untouched in the middle of them. ``options`` and errors are those of `edit`."""
+        """Make what is around a video, uint8 ``(t, h, w, 3)`` of at most ``height`` × ``width`` pixels, multiples of
+        `grid`, which comes back untouched in the middle of them. ``options`` and errors are those of `edit`."""
         canvas, mask = uncropped(torch.as_tensor(frames), height, width)
         return self._of_given(given_request("edit", canvas, self.frame_rate, options, mask=mask), options)
 
